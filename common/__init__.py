@@ -1,0 +1,1 @@
+"""Vocabulary and adapters; imports nothing of ours outside this package."""

@@ -1,0 +1,1 @@
+"""A Redis-protocol server and a ClickHouse HTTP endpoint for machines that have neither."""

@@ -1,0 +1,1 @@
+"""Source to stream: fetch, make records, push them together with the cursor."""

@@ -1,0 +1,1 @@
+"""Stream to stream (fills to trades) and stream to table."""
