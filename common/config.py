@@ -1,0 +1,205 @@
+"""Settings: every knob with its unit, its default and the reason for it.
+
+Each attribute is read from the environment variable of the same name in capitals, then from `.env`, then from the
+default here. `python3 -m common.config` prints what is in force, with secrets hidden.
+"""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common.errors import ConfigError
+
+
+class Settings(BaseSettings):
+    """The effective settings of one process. Immutable; handed to whoever needs them."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    # --- servers -----------------------------------------------------------------------------------------------
+    redis_host: str = Field("localhost", description="Redis or Valkey server (6.2 or newer)")
+    redis_port: int = Field(6379, ge=1, le=65535, description="its port")
+    redis_db: int = Field(0, ge=0, description="its database number")
+    redis_password: SecretStr | None = Field(None, description="its password; none by default")
+    redis_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="seconds until a call counts as failed; above every blocking read, which lasts at most 1 s",
+    )
+    key_prefix: str = Field(
+        "",
+        description="put before every Redis key, for several pipelines on one server; e.g. '{pm}:' on a cluster",
+    )
+    clickhouse_host: str = Field("localhost", description="ClickHouse server, HTTP interface")
+    clickhouse_port: int = Field(8123, ge=1, le=65535, description="its port")
+    clickhouse_database: str = Field(
+        "polymarket", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="database that holds the tables"
+    )
+    clickhouse_user: str = Field("default", description="user with INSERT, SELECT and, for setup_schema.py, CREATE")
+    clickhouse_password: SecretStr = Field(SecretStr(""), description="its password; empty by default")
+    clickhouse_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        description="seconds until an answer counts as missing; a busy server takes some 10 s for a large insert",
+    )
+
+    # --- sources -----------------------------------------------------------------------------------------------
+    polymarket_api_url: str = Field(
+        "https://gamma-api.polymarket.com", pattern=r"^https?://", description="Gamma REST API, for markets"
+    )
+    goldsky_url: str = Field(
+        "https://api.goldsky.com/api/public/project_cl6mb8i9h0003e201j6li0diw/subgraphs/orderbook-subgraph/0.0.1/gn",
+        pattern=r"^https?://",
+        description="order book subgraph, for the fills of the V1 exchange",
+    )
+    polygon_rpc_url: str = Field(
+        "https://polygon-rpc.com", description="Polygon JSON-RPC, comma-separated, for the fills of the later exchanges"
+    )
+    polymarket_poll_interval: float = Field(
+        30,
+        gt=0,
+        description="seconds between two looks for new and changed markets; the API caches answers for minutes",
+    )
+    polymarket_page_size: int = Field(100, ge=1, le=100, description="markets a request; the API clamps to 100")
+    polymarket_paging: Literal["keyset", "offset"] = Field(
+        "keyset", description="keyset reaches every market; offset, the older way, ends at 2,000"
+    )
+    polymarket_tags: Literal["include_tag", "events"] = Field(
+        "include_tag", description="where a market's tags come from: the market listing itself, or the event listing"
+    )
+    polymarket_requests_per_10s: int = Field(
+        250, ge=1, description="own limit on requests; the API allows 300 in 10 s and slows down before it rejects"
+    )
+    goldsky_poll_interval: float = Field(5, gt=0, description="seconds between two looks for new fills, once caught up")
+    goldsky_page_size: int = Field(1000, ge=1, le=1000, description="fills a request; the subgraph refuses more")
+    goldsky_requests_per_10s: int = Field(45, ge=1, description="own limit on requests; the subgraph allows 50 in 10 s")
+    goldsky_overlap_s: int = Field(
+        60, ge=0, description="seconds before the cursor that every look reads again, for rows that appear late"
+    )
+    order_events_start: str = Field(
+        "1h", description="where a first start begins: 90s, 30m, 1h, 7d before now, a UTC date, or Unix seconds"
+    )
+    http_connect_timeout_s: float = Field(5.0, gt=0, description="seconds to reach a source")
+    http_read_timeout_s: float = Field(
+        15.0, gt=0, description="seconds of silence until a source's answer counts as missing; bounds a stop as well"
+    )
+
+    # --- streams and groups ------------------------------------------------------------------------------------
+    stream_markets: str = Field("stream:markets", description="markets, from polymarket_ingester")
+    stream_order_events: str = Field("stream:order_events", description="fills, from the ingesters of fills")
+    stream_trades: str = Field("stream:trades", description="trades, from trade_processor")
+    group_markets_writers: str = Field("markets_writers", description="consumer group: markets to ClickHouse")
+    group_order_events_writers: str = Field("order_events_writers", description="consumer group: fills to ClickHouse")
+    group_trades_writers: str = Field("trades_writers", description="consumer group: trades to ClickHouse")
+    group_events_processors: str = Field("events_processors", description="consumer group: fills to trades")
+    stream_backlog_limit: int = Field(
+        500_000,
+        ge=1,
+        description="entries that a group may be behind before ingesters pause; some 500 MB of Redis memory",
+    )
+    trim_interval_s: float = Field(5.0, gt=0, description="seconds between two trims of what every group has finished")
+    lease_s: float = Field(
+        15.0, ge=1, description="seconds after which a silent consumer counts as dead and others take over its entries"
+    )
+
+    # --- trade processor ---------------------------------------------------------------------------------------
+    processor_batch_size: int = Field(2000, ge=1, description="fills a read; one script call writes their trades")
+    unknown_token_ttl: int = Field(
+        3600, ge=1, description="seconds that a fill waits for its market; then it goes to the dead letters"
+    )
+    unknown_token_recheck_s: float = Field(
+        15.0, gt=0, description="seconds between two look-ups in ClickHouse of the tokens that fills wait for"
+    )
+    processor_waiting_limit: int = Field(
+        50_000, ge=1, description="fills that may wait in memory for their markets; no new ones are read beyond it"
+    )
+    token_cache_size: int = Field(
+        200_000, ge=1, description="tokens kept in memory, some 100 MB; the rest is looked up in ClickHouse"
+    )
+
+    # --- ClickHouse writer -------------------------------------------------------------------------------------
+    clickhouse_writer_batch_size: int = Field(5000, ge=1, description="rows that make a batch due at once")
+    clickhouse_writer_max_wait: float = Field(
+        2.0, gt=0, le=30, description="seconds that a row waits for its batch to fill; the larger part of the latency"
+    )
+    clickhouse_writer_max_batch_size: int = Field(
+        50_000, ge=1, description="rows a batch grows to while a backlog lasts; ClickHouse likes 10,000 to 100,000"
+    )
+
+    # --- runtime -----------------------------------------------------------------------------------------------
+    backoff_initial_s: float = Field(0.5, gt=0, description="seconds of the first wait when something is unavailable")
+    backoff_max_s: float = Field(30.0, gt=0, description="seconds of the longest such wait, before jitter")
+    drain_s: float = Field(
+        20.0, gt=0, description="seconds that a stopping process takes to finish what it holds; supervisord allows 60"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least severe level that is logged"
+    )
+    log_dir: Path = Field(Path("logs"), description="folder of the rotating log files")
+    log_to_file: bool = Field(
+        default=True,
+        description="write log files beside the console; off under supervisord and Docker, which keep the console",
+    )
+    pipeline_mode: Literal["live", "demo"] = Field(
+        "live", description="demo: the sources are simulated; kept beside the data, so that the two never mix"
+    )
+
+    # --- dashboard ---------------------------------------------------------------------------------------------
+    dashboard_host: str = Field("127.0.0.1", description="address to listen on; it has no log-in, so loopback")
+    dashboard_port: int = Field(8000, ge=1, le=65535, description="its port")
+    stale_after_s: float = Field(
+        90.0, gt=0, description="seconds without a heartbeat until a stage counts as broken; above its longest step"
+    )
+
+
+def load_settings() -> Settings:
+    """Settings from the environment and `.env`. Raises ConfigError with a line per wrong variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigError("\n".join(_complaints(error))) from None
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    return [
+        f"{'.'.join(str(part) for part in problem['loc']).upper()}: expected {_expectation(problem['msg'])}, "
+        f"got {problem['input']!r}"
+        for problem in error.errors()
+    ]
+
+
+def _expectation(message: str) -> str:
+    return message.removeprefix("Input should be ").split(", unable to")[0].replace("a valid integer", "an integer")
+
+
+def describe(settings: Settings) -> str:
+    """One line a setting, `NAME=value  # what it is`, as `.env` takes it; secrets hidden."""
+    return "\n".join(
+        f"{name.upper()}={_shown(getattr(settings, name))}  # {field.description}"
+        for name, field in Settings.model_fields.items()
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return "(hidden)" if value.get_secret_value() else ""
+    return "" if value is None else str(value)
+
+
+def main() -> int:
+    """Print the effective settings; 2 and the complaints when one is wrong."""
+    try:
+        print(describe(load_settings()))  # noqa: T201 - the command's output
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

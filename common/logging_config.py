@@ -1,0 +1,32 @@
+"""Log lines as `timestamp - component - level - message`, on the console and in rotating files."""
+
+import logging
+import sys
+import time
+from logging.handlers import RotatingFileHandler
+
+from common.config import Settings
+
+MAX_BYTES = 10 * 1024 * 1024
+BACKUPS = 5
+
+
+def setup_logging(component: str, settings: Settings) -> logging.Logger:
+    """The component's logger, writing UTC lines to stdout and, unless switched off, to `<log_dir>/<component>.log`."""
+    formatter = logging.Formatter(
+        "%(asctime)s.%(msecs)03dZ - %(name)s - %(levelname)s - %(message)s", "%Y-%m-%dT%H:%M:%S"
+    )
+    formatter.converter = time.gmtime
+    logger = logging.getLogger(component)
+    logger.setLevel(settings.log_level)
+    logger.propagate = False
+    logger.handlers.clear()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if settings.log_to_file:
+        settings.log_dir.mkdir(parents=True, exist_ok=True)
+        path = settings.log_dir / f"{component}.log"
+        handlers.append(RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    return logger
