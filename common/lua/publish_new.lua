@@ -1,0 +1,31 @@
+-- Source to stream, for fills: what was not seen before goes out, and the cursor moves, in one step or not at all.
+-- KEYS: stream, dead letters, seen (sorted set: identity by event time), cursor's time, cursor's id
+-- ARGV: position's time, position's id, window in seconds, source, now, then per offer: identity, time, data, fault
+-- Returns {added, dead, known}.
+local position_time, position_id, window = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local cursor_time = tonumber(redis.call('GET', KEYS[4]) or '-1')
+local cursor_id = redis.call('GET', KEYS[5]) or ''
+-- Nothing is read again from before the window, so what is older was published when the cursor passed it.
+local floor = cursor_time - window
+local added, dead, known = 0, 0, 0
+for i = 6, #ARGV, 4 do
+  local identity, time, data, fault = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
+  if fault ~= '' and time == 0 then time = math.max(position_time, cursor_time) end
+  if time < floor or redis.call('ZADD', KEYS[3], 'NX', time, identity) == 0 then
+    known = known + 1
+  elseif fault == '' then
+    redis.call('XADD', KEYS[1], '*', 'data', data)
+    added = added + 1
+  else
+    redis.call('XADD', KEYS[2], '*', 'data', data, 'reason', fault, 'source_stream', ARGV[4], 'entry_id', identity,
+      'attempts', '1', 'at', ARGV[5])
+    dead = dead + 1
+  end
+end
+if position_time > cursor_time or (position_time == cursor_time and position_id > cursor_id) then
+  redis.call('SET', KEYS[4], ARGV[1])
+  redis.call('SET', KEYS[5], position_id)
+  cursor_time = position_time
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. (cursor_time - window))
+return {added, dead, known}

@@ -1,0 +1,422 @@
+"""Redis Streams as the pipeline's queue: the only module that speaks to Redis.
+
+Every call either took effect completely or not at all: what belongs together is one Lua script (`common/lua`). A
+failure of Redis itself surfaces as `Unavailable`; the caller repeats the same call, which is safe for all of them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redis import Redis, exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from common.config import Settings
+from common.errors import ConfigError, Unavailable
+from common.keys import Keys, Route
+
+if TYPE_CHECKING:
+    from redis.commands.core import Script
+
+LUA = Path(__file__).parent / "lua"
+CLAIM_COUNT = 1000  # entries a claim takes at once; Lua's stack limits the arguments of one command to some 8,000
+VERSIONS_PER_HASH = 100  # below hash-max-listpack-entries (128): 1.5 million versions take some 50 MB instead of 150
+TEMPORARY = ("OOM", "MISCONF", "LOADING", "NOREPLICAS", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
+
+
+class Entry(NamedTuple):
+    """One stream entry: what was written, and the id that acknowledges it."""
+
+    id: bytes
+    data: bytes
+
+
+class Claimed(NamedTuple):
+    """Entries taken over from a dead consumer."""
+
+    entries: list[Entry]
+    lost: int  # pending ids whose entries are gone from the stream: data loss, alarm
+
+
+class Offer(NamedTuple):
+    """A record as a source offers it; what was published before is passed over."""
+
+    identity: str  # fills: the id; markets: the market id; a record without a usable one: a hash of its bytes
+    data: bytes  # the record's JSON, or the original bytes when there is a fault
+    timestamp: int = 0  # fills: event time, Unix seconds; 0 where a faulty record tells none
+    version: str = ""  # markets: fingerprint of the content
+    fault: str = ""  # why it can't be a record; sends it to the dead letters
+
+
+class Pushed(NamedTuple):
+    """What became of a page of offers."""
+
+    added: int
+    dead: int
+    known: int
+
+
+class Position(NamedTuple):
+    """Cursor of a source of fills: everything up to and including it has been published."""
+
+    timestamp: int  # Unix seconds
+    id: str
+
+
+class Result(NamedTuple):
+    """What a processor made of an entry: bytes for the target stream, or the original bytes and why not."""
+
+    entry_id: bytes
+    data: bytes
+    fault: str = ""
+
+
+class GroupInfo(NamedTuple):
+    """A consumer group as Redis reports it."""
+
+    name: str
+    consumers: int
+    pending: int
+    lag: int | None  # entries not yet delivered; None when Redis can't tell
+    last_delivered_id: str
+    oldest_pending_id: str | None
+    entries_read: int | None
+
+
+class StreamInfo(NamedTuple):
+    """A stream as Redis reports it."""
+
+    length: int
+    first_id: str | None
+    last_id: str | None
+    entries_added: int
+    groups: list[GroupInfo]
+
+
+class DeadLetter(NamedTuple):
+    """An entry that nobody could process, with its original bytes."""
+
+    id: str
+    data: bytes
+    reason: str
+    source_stream: str
+    entry_id: str
+    attempts: int
+    at: str  # ISO time, UTC
+
+
+class RedisQueue:
+    """Streams, their consumer groups and dead letters, on one Redis server. Not shared between threads that block."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.keys = Keys(settings.key_prefix)
+        self._where = f"{settings.redis_host}:{settings.redis_port}"
+        self._redis = _connect(settings)
+        self._scripts: dict[str, Script] = {}
+        self._backlog_positions: dict[tuple[Route, str], bytes] = {}
+
+    # --- the two ways in -----------------------------------------------------------------------------------------
+
+    def call(self, *command: Any) -> Any:
+        """One Redis command with its raw reply. Raises Unavailable when Redis is, ConfigError when it denies access."""
+        with self._available():
+            return self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+
+    def script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """One atomic script of `common/lua`."""
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self._redis.register_script((LUA / f"{name}.lua").read_text())
+        with self._available():
+            return script(keys=keys, args=arguments)
+
+    def close(self) -> None:
+        self._redis.close()
+
+    # --- source to stream ----------------------------------------------------------------------------------------
+
+    def push_batch(
+        self, stream: str, offers: Sequence[Offer], *, source: str, position: Position, window_s: int
+    ) -> Pushed:
+        """A page of fills: those not seen in the last `window_s` seconds go out, and the cursor moves up to `position`.
+
+        The cursor never moves back, so a second ingester of the same source does no harm.
+        """
+        keys = [stream, self.keys.dead_letters(stream), self.keys.seen(source), *self.cursor_keys(source)]
+        arguments: list[Any] = [position.timestamp, position.id, window_s, source, utc_now()]
+        for offer in offers:
+            arguments += (offer.identity, offer.timestamp, offer.data, offer.fault)
+        return Pushed(*self.script("publish_new", keys, arguments))
+
+    def push_changed(self, stream: str, offers: Sequence[Offer], *, source: str, state: Mapping[str, str]) -> Pushed:
+        """A page of markets: those whose version is not the remembered one go out, and the sweep's state is written."""
+        keys = [stream, self.keys.dead_letters(stream), *(self.keys.state(name) for name in state)]
+        keys += (self._versions_key(source, offer.identity) for offer in offers)
+        arguments: list[Any] = [source, utc_now(), len(state), *state.values()]
+        for offer in offers:
+            arguments += (offer.identity, offer.version, offer.data, offer.fault)
+        return Pushed(*self.script("publish_changed", keys, arguments))
+
+    def cursor_keys(self, source: str) -> tuple[str, str]:
+        """The two keys of a source's cursor: its time and its id."""
+        return self.keys.state(f"{source}_last_timestamp"), self.keys.state(f"{source}_last_id")
+
+    def _versions_key(self, source: str, identity: str) -> str:
+        bucket = str(int(identity) // VERSIONS_PER_HASH) if identity.isdecimal() else "other"
+        return f"{self.keys.seen(source)}:{bucket}"
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def ensure_group(self, route: Route) -> None:
+        """Make the consumer group, and its stream, where missing; it reads from the stream's very beginning."""
+        try:
+            self.call("XGROUP", "CREATE", route.stream, route.group, "0", "MKSTREAM")
+        except exceptions.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    def read_from_stream(self, route: Route, consumer: str, count: int, block_ms: int = 0) -> list[Entry]:
+        """The next entries of a consumer: first its own pending ones, oldest first, then new ones.
+
+        Each pending entry is returned once; `reread_pending` starts over. `block_ms` 0 does not wait. Raises
+        Unavailable after it had to make a missing group again: everything still in the stream will be delivered.
+        """
+        position = self._backlog_positions.get((route, consumer), b"0")
+        if position != b">":
+            entries = self._read_group(route, consumer, count, 0, position)
+            self._backlog_positions[route, consumer] = entries[-1].id if entries else b">"
+            if entries:
+                return self._without_lost(route, entries)
+        return self._read_group(route, consumer, count, block_ms, b">")
+
+    def reread_pending(self, route: Route, consumer: str) -> None:
+        """Let the next read begin with this consumer's oldest pending entry again."""
+        self._backlog_positions.pop((route, consumer), None)
+
+    def read_simple(self, stream: str, after: bytes, count: int) -> list[Entry]:
+        """Entries after an id, outside any group: every reader sees all of them."""
+        reply = self.call("XREAD", "COUNT", count, "STREAMS", stream, after)
+        return _entries(reply[0][1]) if reply else []
+
+    def _read_group(self, route: Route, consumer: str, count: int, block_ms: int, position: bytes) -> list[Entry]:
+        block = ("BLOCK", block_ms) if block_ms else ()
+        try:
+            reply = self.call(
+                "XREADGROUP", "GROUP", route.group, consumer, "COUNT", count, *block, "STREAMS", route.stream, position
+            )
+        except exceptions.ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            self.ensure_group(route)
+            raise Unavailable(f"consumer group {route.group} was missing; made again from the start") from error
+        return _entries(reply[0][1]) if reply else []
+
+    def _without_lost(self, route: Route, entries: list[Entry]) -> list[Entry]:
+        """Pending entries that left the stream can't be processed by anybody: counted as lost, and acknowledged."""
+        lost = [entry.id for entry in entries if entry.data is _GONE]
+        if lost:
+            self.count_lost(route, len(lost))
+            self.ack(route, lost)
+        return [entry for entry in entries if entry.data is not _GONE]
+
+    # --- finishing -----------------------------------------------------------------------------------------------
+
+    def ack(self, route: Route, entry_ids: Sequence[bytes]) -> int:
+        """Acknowledge entries; returns how many were still pending."""
+        return int(self.call("XACK", route.stream, route.group, *entry_ids)) if entry_ids else 0
+
+    def complete(self, route: Route, target: str, results: Sequence[Result]) -> tuple[int, int]:
+        """Acknowledge entries and write what became of them, each once even if two processors hold the same entry.
+
+        Returns how many results and how many dead letters were written.
+        """
+        arguments: list[Any] = [route.group, utc_now()]
+        for result in results:
+            arguments += result
+        keys = [route.stream, target, self.keys.dead_letters(route.stream)]
+        written, dead = self.script("complete", keys, arguments)
+        return written, dead
+
+    # --- taking over from the dead -------------------------------------------------------------------------------
+
+    def other_consumers(self, route: Route, consumer: str) -> list[str]:
+        """Names of the group's other consumers, alive or dead."""
+        reply = self.call("XINFO", "CONSUMERS", route.stream, route.group)
+        names = [_pairs(consumer_info)["name"].decode() for consumer_info in reply]
+        return [name for name in names if name != consumer]
+
+    def claim(self, route: Route, dead: str, consumer: str) -> Claimed:
+        """Take over entries of a consumer without a lease and without manifests; nothing when it is alive."""
+        keys = [route.stream, self.keys.lease(dead), self.keys.manifests(dead)]
+        reply, lost = self.script("claim_dead", keys, [route.group, dead, consumer, CLAIM_COUNT])
+        if lost:
+            self.count_lost(route, lost)
+        return Claimed(_entries(reply), lost)
+
+    def fetch_pending(self, route: Route, consumer: str, entry_ids: Sequence[bytes]) -> list[Entry]:
+        """Those of the entries that are still pending, with their data, in the given order; now held by `consumer`."""
+        return _entries(self.call("XCLAIM", route.stream, route.group, consumer, 0, *entry_ids)) if entry_ids else []
+
+    def count_lost(self, route: Route, count: int) -> None:
+        """Remember that entries were lost before a group had processed them; the dashboard raises the alarm."""
+        self.call("HINCRBY", self.keys("lost_entries"), f"{route.stream} {route.group}", count)
+
+    # --- room ----------------------------------------------------------------------------------------------------
+
+    def trim(self, stream: str, expected_groups: Sequence[str]) -> int:
+        """Remove what all groups have finished; nothing while an expected group is missing. Returns how many."""
+        return int(self.script("trim", [stream], expected_groups))
+
+    def backlog(self, stream: str) -> int | None:
+        """Entries that the slowest group still has to finish; None when Redis can't tell."""
+        info = self.stream_info(stream)
+        if any(group.lag is None for group in info.groups):
+            return None
+        return max((group.pending + (group.lag or 0) for group in info.groups), default=info.length)
+
+    # --- tokens that fills wait for ------------------------------------------------------------------------------
+
+    def ask_for_tokens(self, tokens: Iterable[str]) -> None:
+        """Have polymarket_ingester look up the markets of these tokens at once."""
+        wanted = list(tokens)
+        if wanted:
+            self.call("SADD", self.keys.unknown_tokens(), *wanted)
+
+    def unknown_tokens(self, limit: int) -> list[str]:
+        """Some of the tokens that fills wait for, at random."""
+        return [token.decode() for token in self.call("SRANDMEMBER", self.keys.unknown_tokens(), limit)]
+
+    def forget_unknown_tokens(self, tokens: Iterable[str]) -> None:
+        """Tokens that need no look-up any more."""
+        known = list(tokens)
+        if known:
+            self.call("SREM", self.keys.unknown_tokens(), *known)
+
+    # --- what the operator sees ----------------------------------------------------------------------------------
+
+    def beat(self, instance: str, fields: Mapping[str, str], ttl_s: int) -> None:
+        """Refresh the heartbeat of a running process."""
+        key = self.keys.heartbeat(instance)
+        with self._available(), self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hset(key, mapping=dict[Any, Any](fields))
+            pipeline.expire(key, ttl_s)
+            pipeline.execute()
+
+    def count_start(self, component: str) -> int:
+        """Count one more start of a component; returns how many there have been."""
+        return int(self.call("HINCRBY", self.keys.starts(), component, 1))
+
+    def heartbeats(self) -> list[dict[str, str]]:
+        """The fields of every heartbeat that has not expired."""
+        beats = []
+        with self._available():
+            keys = sorted(self._redis.scan_iter(match=f"{self.keys.heartbeat('')}*", count=1000))
+        for key in keys:
+            fields = _pairs(self.call("HGETALL", key))
+            if fields:
+                beats.append({name: value.decode() for name, value in fields.items()})
+        return beats
+
+    def lost_entries(self) -> int:
+        """Entries that some group lost before it had processed them, ever."""
+        return sum(int(count) for count in _pairs(self.call("HGETALL", self.keys("lost_entries"))).values())
+
+    def stream_info(self, stream: str) -> StreamInfo:
+        """Length and groups of a stream; an empty one when it does not exist yet."""
+        if not self.call("EXISTS", stream):
+            return StreamInfo(0, None, None, 0, [])
+        info = _pairs(self.call("XINFO", "STREAM", stream))
+        groups = [self._group_info(stream, _pairs(group)) for group in self.call("XINFO", "GROUPS", stream)]
+        return StreamInfo(
+            length=info["length"],
+            first_id=info["first-entry"][0].decode() if info["first-entry"] else None,
+            last_id=info["last-entry"][0].decode() if info["last-entry"] else None,
+            entries_added=info["entries-added"],
+            groups=groups,
+        )
+
+    def _group_info(self, stream: str, group: dict[str, Any]) -> GroupInfo:
+        oldest = self.call("XPENDING", stream, group["name"])[1]
+        return GroupInfo(
+            name=group["name"].decode(),
+            consumers=group["consumers"],
+            pending=group["pending"],
+            lag=group["lag"],
+            last_delivered_id=group["last-delivered-id"].decode(),
+            oldest_pending_id=oldest.decode() if oldest else None,
+            entries_read=group["entries-read"],
+        )
+
+    def dead_letters(self, stream: str, count: int) -> tuple[int, list[DeadLetter]]:
+        """How many dead letters a stream has, and the newest of them."""
+        key = self.keys.dead_letters(stream)
+        newest = self.call("XREVRANGE", key, "+", "-", "COUNT", count)
+        return int(self.call("XLEN", key)), [_dead_letter(entry_id, _pairs(fields)) for entry_id, fields in newest]
+
+    @contextmanager
+    def _available(self) -> Iterator[None]:
+        try:
+            yield
+        except exceptions.AuthenticationError as error:
+            raise ConfigError(f"REDIS_PASSWORD: {self._where} refuses it ({error})") from error
+        except (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.OutOfMemoryError) as error:
+            raise Unavailable(f"Redis at {self._where}: {error}") from error
+        except exceptions.ResponseError as error:
+            if any(sign in str(error) for sign in TEMPORARY):
+                raise Unavailable(f"Redis at {self._where}: {error}") from error
+            raise
+
+
+def utc_now() -> str:
+    """The time as dead letters carry it: ISO, UTC, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _connect(settings: Settings) -> Redis:
+    password = settings.redis_password.get_secret_value() if settings.redis_password else None
+    redis = Redis(
+        host=settings.redis_host,
+        port=settings.redis_port,
+        db=settings.redis_db,
+        password=password,
+        socket_timeout=settings.redis_timeout_s,
+        socket_connect_timeout=settings.redis_timeout_s,
+        protocol=2,  # replies as plain lists, the same from Redis 6.2 to Valkey 9
+        retry=Retry(NoBackoff(), 0),  # the back-off is run()'s; a silent second attempt would hide it
+    )
+    for command in ("XREADGROUP", "XREAD", "XCLAIM", "XREVRANGE", "XINFO STREAM", "XINFO GROUPS", "XINFO CONSUMERS",
+                    "XPENDING", "HGETALL", "SRANDMEMBER"):  # fmt: skip
+        redis.set_response_callback(command, lambda reply, **_: reply)  # raw: a third of the parsed reply's cost
+    return redis
+
+
+_GONE = bytes(bytearray(b"(gone)"))  # this very object stands for the data of an entry that was deleted while pending
+
+
+def _entries(reply: list[Any]) -> list[Entry]:
+    return [Entry(entry_id, _data(fields)) for entry_id, fields in reply]
+
+
+def _data(fields: list[bytes] | None) -> bytes:
+    if fields is None:
+        return _GONE
+    return fields[1] if fields[0] == b"data" else b" ".join(fields)  # a foreign entry: all of it, for the dead letters
+
+
+def _pairs(reply: list[Any]) -> dict[str, Any]:
+    return {reply[i].decode(): reply[i + 1] for i in range(0, len(reply), 2)}
+
+
+def _dead_letter(entry_id: bytes, fields: dict[str, bytes]) -> DeadLetter:
+    return DeadLetter(
+        id=entry_id.decode(),
+        data=fields.get("data", b""),
+        reason=fields.get("reason", b"").decode(errors="replace"),
+        source_stream=fields.get("source_stream", b"").decode(errors="replace"),
+        entry_id=fields.get("entry_id", b"").decode(errors="replace"),
+        attempts=int(fields.get("attempts", b"0")),
+        at=fields.get("at", b"").decode(errors="replace"),
+    )
