@@ -1,0 +1,109 @@
+"""ClickHouse: the only module that speaks to it. Its errors come out as ours, named after what to do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError, Error
+from urllib3.exceptions import HTTPError
+
+from common.config import Settings
+from common.errors import ConfigError, RefusedRows, Unavailable
+from common.tables import Table
+
+# Pinned per insert, because servers' defaults differ and changed (async_insert is on by default since 26.2).
+INSERT_SETTINGS: Mapping[str, str | int] = {
+    "async_insert": 0,  # the answer means that the rows are in the table
+    "insert_deduplicate": 1,  # heed the token
+    "deduplicate_blocks_in_dependent_materialized_views": 1,  # and in views; 0 from 24.7 to 26.1 doubled them
+    "date_time_input_format": "best_effort",  # the records' times are ISO
+    "input_format_skip_unknown_fields": 0,  # a field without a column is an error, never dropped
+    "max_insert_block_size": 1_048_576,  # above every batch: one insert is one block, all of it or nothing
+}
+OPTIONAL_INSERT_SETTINGS: Mapping[str, str | int] = {"deduplicate_insert": "enable"}  # only newer servers know it
+
+# Codes by what to do about them, from ClickHouse's ErrorCodes.cpp. Whatever is in neither is the rows' fault until
+# bisecting has shown which row's; nothing is lost by that, the row goes to the dead letters with its bytes.
+RETRY = frozenset({159, 160, 164, 202, 203, 209, 210, 236, 241, 242, 243, 252, 265, 285, 290, 319, 364, 394, 999})
+SCHEMA = frozenset({8, 10, 16, 20, 36, 42, 43, 44, 46, 47, 48, 57, 60, 62, 81, 115, 179, 497})  # wrong for every row
+DENIED = frozenset({192, 193, 194, 516})
+
+
+class ClickHouse:
+    """One server. Connects with the first call and again after a failure; may be shared between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.database = settings.clickhouse_database
+        self._where = f"{settings.clickhouse_host}:{settings.clickhouse_port}"
+        self._settings = settings
+        self._client: Client | None = None
+
+    def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Rows of a SELECT. Server-side parameters are written `{name:Type}` in the statement."""
+        try:
+            return [tuple(row) for row in self._connected().query(sql, parameters=dict(parameters or {})).result_rows]
+        except (Error, HTTPError) as error:
+            raise self._explained(error) from error
+
+    def command(self, sql: str) -> None:
+        """A statement without rows."""
+        try:
+            self._connected().command(sql)
+        except (Error, HTTPError) as error:
+            raise self._explained(error) from error
+
+    def batch_insert(self, table: Table, rows: bytes, token: str) -> None:
+        """Insert rows of JSONEachRow, all or none; again with the same token changes nothing.
+
+        Raises Unavailable (send the same again, with the same token), RefusedRows (bisect), ConfigError (access).
+        """
+        try:
+            client = self._connected()
+            optional = {
+                name: value for name, value in OPTIONAL_INSERT_SETTINGS.items() if name in client.server_settings
+            }
+            client.raw_insert(
+                f"{self.database}.{table.name}",
+                column_names=table.inserted_columns(),
+                insert_block=rows,
+                settings={**INSERT_SETTINGS, **optional, "insert_deduplication_token": token},
+                fmt="JSONEachRow",
+            )
+        except (Error, HTTPError) as error:
+            raise self._explained(error) from error
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            self._client = clickhouse_connect.get_client(
+                host=self._settings.clickhouse_host,
+                port=self._settings.clickhouse_port,
+                username=self._settings.clickhouse_user,
+                password=self._settings.clickhouse_password.get_secret_value(),
+                connect_timeout=int(self._settings.clickhouse_timeout_s),
+                send_receive_timeout=int(self._settings.clickhouse_timeout_s),
+                autogenerate_session_id=False,  # sessions would forbid two statements at once
+                query_retries=0,  # the back-off is run()'s
+            )
+        return self._client
+
+    def _explained(self, error: Error | HTTPError) -> Exception:
+        code = error.code if isinstance(error, DatabaseError) else None
+        reason = f"ClickHouse at {self._where}: {_first_line(error)}"
+        if code in DENIED:
+            return ConfigError(f"CLICKHOUSE_USER, CLICKHOUSE_PASSWORD: {reason}")
+        if code in SCHEMA:
+            return Unavailable(f"{reason} (does setup_schema.py need to run?)", retry_after_s=5)
+        if code is None or code in RETRY:
+            return Unavailable(reason)
+        return RefusedRows(reason)
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ if str(error) == "Error executing HTTP request" and error.__cause__ else error
+    return str(cause).split("\n", 1)[0][:500]
