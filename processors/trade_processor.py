@@ -1,0 +1,224 @@
+"""Fills to trades: each fill is acknowledged and its trade written in one step, once."""
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+import msgspec
+
+from common.clickhouse import ClickHouse
+from common.errors import InvalidRecord, LeaseLost, Unavailable
+from common.keys import Route
+from common.leases import acquire_lease
+from common.records import OrderFilled, decode_order_filled, encode
+from common.redis_queue import Entry, Result
+from common.runtime import Context, main
+from processors.token_index import TokenIndex
+from processors.trades import outcome_token, trade_of
+
+COMPONENT = "trade_processor"
+IDLE_BLOCK_MS = 200  # how long a read waits for new fills; new markets are looked at in between
+FULL_WAIT_S = 0.2  # the same, while no more fills may be read
+
+
+class Waiting(NamedTuple):
+    """A fill whose market is not known yet. It stays pending in Redis meanwhile."""
+
+    entry: Entry
+    fill: OrderFilled
+
+    def has_expired(self, now: float, ttl_s: float) -> bool:
+        """Counted from its arrival in Redis, so that a restart does not start the time again."""
+        return now - arrival_s(self.entry.id) > ttl_s
+
+
+def arrival_s(entry_id: bytes) -> float:
+    """Unix seconds at which Redis took the entry in."""
+    return int(entry_id.split(b"-", 1)[0]) / 1000
+
+
+class TradeProcessor:
+    """Stage: stream:order_events to stream:trades."""
+
+    def __init__(self, context: Context, clickhouse: ClickHouse) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._queue = context.queue
+        keys = context.queue.keys
+        self._events = Route(keys(self._settings.stream_order_events), self._settings.group_events_processors)
+        self._trades = keys(self._settings.stream_trades)
+        self._clickhouse = clickhouse
+        self._index = TokenIndex(
+            self._queue, clickhouse, keys(self._settings.stream_markets), self._settings.token_cache_size
+        )
+        self._batch: list[Entry] = []  # read and not yet completed; kept over an Unavailable
+        self._waiting: dict[str, list[Waiting]] = {}
+        self._counts = {"records_in": 0, "records_out": 0, "dead_letters": 0}
+        self._next_care_at = 0.0
+        self._next_recheck_at = 0.0
+        self._queue.ensure_group(self._events)
+        self._lease = acquire_lease(self._queue, COMPONENT, self._settings.lease_s)
+
+    @property
+    def instance(self) -> str:
+        return self._lease.consumer
+
+    def step(self) -> float:
+        try:
+            self._care(time.time())
+        except LeaseLost as lost:
+            self._start_over(lost)
+        self._release(self._index.follow())
+        if not self._batch:
+            self._batch = self._read()
+        self._process(self._batch)
+        self._batch = []
+        return FULL_WAIT_S if self._is_full() else 0.0
+
+    def drain(self) -> None:
+        self._process(self._batch)
+        self._batch = []
+
+    def close(self) -> None:
+        with suppress(Unavailable):
+            self._lease.release()
+        self._clickhouse.close()
+
+    def report(self) -> Mapping[str, str | int | float]:
+        return {**self._counts, "waiting": self._waiting_count()}
+
+    def _read(self) -> list[Entry]:
+        if self._is_full():
+            return []
+        return self._queue.read_from_stream(
+            self._events, self._lease.consumer, self._settings.processor_batch_size, IDLE_BLOCK_MS
+        )
+
+    def _process(self, batch: list[Entry]) -> None:
+        """Complete what can be completed; the fills of unknown tokens wait."""
+        results: list[Result] = []
+        fills: list[Waiting] = []
+        for entry in batch:
+            try:
+                fill = decode_order_filled(entry.data)
+                outcome_token(fill)
+                fills.append(Waiting(entry, fill))
+            except (msgspec.MsgspecError, UnicodeDecodeError, InvalidRecord) as error:
+                results.append(Result(entry.id, entry.data, str(error)))
+        self._look_up_missing(fills)
+        unknown = [item for item in fills if not self._complete_into(results, item)]
+        self._finish(results)
+        self._counts["records_in"] += len(batch)
+        self._wait_for_markets(unknown)
+
+    def _look_up_missing(self, fills: Iterable[Waiting]) -> None:
+        tokens = {outcome_token(item.fill) for item in fills}
+        missing = {token for token in tokens if token not in self._waiting and self._index.get(token) is None}
+        if missing:
+            self._index.look_up(missing)
+
+    def _complete_into(self, results: list[Result], item: Waiting) -> bool:
+        """Whether the fill's market is known, so that its trade or its fault could be added to the results."""
+        token = self._index.get(outcome_token(item.fill))
+        if token is None:
+            return False
+        try:
+            results.append(Result(item.entry.id, encode(trade_of(item.fill, token))))
+        except InvalidRecord as error:
+            results.append(Result(item.entry.id, item.entry.data, str(error)))
+        return True
+
+    def _finish(self, results: list[Result]) -> None:
+        if results:
+            written, dead = self._queue.complete(self._events, self._trades, results)
+            self._counts["records_out"] += written
+            self._counts["dead_letters"] += dead
+
+    # --- fills whose market is not known yet -----------------------------------------------------------------------
+
+    def _waiting_count(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def _is_full(self) -> bool:
+        return self._waiting_count() >= self._settings.processor_waiting_limit
+
+    def _wait_for_markets(self, items: list[Waiting]) -> None:
+        if not items:
+            return
+        self._queue.ask_for_tokens({outcome_token(item.fill) for item in items})
+        for item in items:
+            self._waiting.setdefault(outcome_token(item.fill), []).append(item)
+
+    def _release(self, token_ids: Iterable[str]) -> None:
+        """Complete the fills that waited for these tokens."""
+        results: list[Result] = []
+        released = [token_id for token_id in token_ids if token_id in self._waiting and self._index.get(token_id)]
+        for token_id in released:
+            for item in self._waiting[token_id]:
+                self._complete_into(results, item)
+        self._finish(results)
+        for token_id in released:
+            del self._waiting[token_id]
+
+    def _recheck(self) -> None:
+        """Look waiting tokens up again: their market may have reached ClickHouse by another way."""
+        if self._waiting:
+            self._index.look_up(self._waiting)
+            self._release(list(self._waiting))
+            self._queue.ask_for_tokens(self._waiting)
+
+    def _expire(self, now: float) -> None:
+        ttl_s = self._settings.unknown_token_ttl
+        reason = f"no market lists its token within {ttl_s} s"
+        expired = {
+            item.entry.id: Result(item.entry.id, item.entry.data, reason)
+            for items in self._waiting.values()
+            for item in items
+            if item.has_expired(now, ttl_s)
+        }
+        if not expired:
+            return
+        self._finish(list(expired.values()))
+        left = {token: [i for i in items if i.entry.id not in expired] for token, items in self._waiting.items()}
+        self._queue.forget_unknown_tokens(token for token, items in left.items() if not items)
+        self._waiting = {token: items for token, items in left.items() if items}
+
+    # --- the group's other members -----------------------------------------------------------------------------------
+
+    def _care(self, now: float) -> None:
+        """What is due every few seconds: lease, waiting fills, entries of dead processors."""
+        if now < self._next_care_at:
+            return
+        self._next_care_at = now + self._settings.lease_s / 3
+        self._lease.renew()
+        self._expire(now)
+        if now >= self._next_recheck_at:
+            self._next_recheck_at = now + self._settings.unknown_token_recheck_s
+            self._recheck()
+        self._take_over()
+
+    def _take_over(self) -> None:
+        for consumer in self._queue.other_consumers(self._events, self._lease.consumer):
+            claimed = self._queue.claim(self._events, consumer, self._lease.consumer)
+            if claimed.lost:
+                self._context.log.error("%d entries of %s are gone from the stream: lost", claimed.lost, consumer)
+            if claimed.entries:
+                self._context.log.info("took over %d entries of %s", len(claimed.entries), consumer)
+                self._batch += claimed.entries
+
+    def _start_over(self, lost: LeaseLost) -> None:
+        """Others may hold our entries by now: drop them, and go on under a new lease."""
+        self._context.log.warning("lease lost: %s; starting over", lost)
+        self._batch = []
+        self._waiting = {}
+        self._lease = acquire_lease(self._queue, COMPONENT, self._settings.lease_s)
+        self._queue.reread_pending(self._events, self._lease.consumer)
+
+
+def build(context: Context) -> TradeProcessor:
+    return TradeProcessor(context, ClickHouse(context.settings))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(COMPONENT, build, leased=True))

@@ -1,0 +1,76 @@
+"""A fill read as a trade: which token, which way, at what price. Pure."""
+
+from decimal import Context, Decimal
+
+from common.errors import InvalidRecord
+from common.records import OrderFilled, Token, Trade
+
+COLLATERAL = "0"  # the asset id of USDC (V1) and pUSD (V2)
+PRICE_DECIMALS = 12
+AMOUNT_DECIMALS = 6  # collateral and outcome tokens alike
+
+# The contracts whose address stands as `taker` in the row of the taker's own order. Source: the exchanges' sources
+# (`OrderFilled` of the taker order is emitted with `address(this)`); addresses as Polymarket documents them.
+EXCHANGES = frozenset(
+    {
+        "0x4bfb41d5b3570defd03c39a9a4d8de6bd8b8982e",  # CTF Exchange, V1
+        "0xc5d563a36ae78145c45a50134d48a1215220f80a",  # NegRisk CTF Exchange, V1
+        "0xe111180000d2663c0091e4f400237545b87b996b",  # CTF Exchange, V2
+        "0xe2222d279d744050d28e00520010520000310f59",  # NegRisk CTF Exchange, V2
+        "0xe3333700ca9d93003f00f0f71f8515005f6c00aa",  # Exchange, V3
+    }
+)
+
+_EXACT = Context(prec=60)  # above the 20 + 12 digits of the largest price, so that scaling never rounds
+
+
+def outcome_token(fill: OrderFilled) -> str:
+    """Id of the token that changed hands. Raises InvalidRecord unless exactly one side of the fill is collateral."""
+    if (fill.maker_asset_id == COLLATERAL) == (fill.taker_asset_id == COLLATERAL):
+        raise InvalidRecord("exactly one of maker_asset_id and taker_asset_id must be 0, the collateral")
+    return fill.taker_asset_id if fill.maker_asset_id == COLLATERAL else fill.maker_asset_id
+
+
+def trade_of(fill: OrderFilled, token: Token) -> Trade:
+    """The trade that a fill is, in the market that its token belongs to. Raises InvalidRecord."""
+    token_id = outcome_token(fill)
+    maker_buys = fill.maker_asset_id == COLLATERAL
+    collateral, tokens = fill.taker_amount_filled, fill.maker_amount_filled
+    if maker_buys:
+        collateral, tokens = tokens, collateral
+    return Trade(
+        timestamp=fill.timestamp,
+        market_id=token.market_id,
+        maker=fill.maker,
+        taker=fill.taker,
+        nonusdc_side=token.side,
+        maker_direction="BUY" if maker_buys else "SELL",
+        taker_direction="SELL" if maker_buys else "BUY",
+        price=price_of(collateral, tokens),
+        usd_amount=_scaled(collateral, AMOUNT_DECIMALS),
+        token_amount=_scaled(tokens, AMOUNT_DECIMALS),
+        transactionHash=fill.transaction_hash,
+        id=fill.id,
+        token_id=token_id,
+        condition_id=token.condition_id,
+        outcome=token.outcome,
+        fee=_scaled(fill.fee, AMOUNT_DECIMALS),
+        is_taker_side=fill.taker in EXCHANGES,
+        exchange=fill.exchange,
+        block_number=fill.block_number,
+        log_index=fill.log_index,
+    )
+
+
+def price_of(collateral: int, tokens: int) -> Decimal:
+    """Collateral per token, both in base units, rounded half-even. Raises InvalidRecord when there are no tokens."""
+    if tokens == 0:
+        raise InvalidRecord("a fill without outcome tokens has no price")
+    quotient, remainder = divmod(collateral * 10**PRICE_DECIMALS, tokens)
+    if 2 * remainder > tokens or (2 * remainder == tokens and quotient % 2):
+        quotient += 1
+    return _scaled(quotient, PRICE_DECIMALS)
+
+
+def _scaled(base_units: int, decimals: int) -> Decimal:
+    return _EXACT.scaleb(Decimal(base_units), -decimals)
