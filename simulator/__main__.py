@@ -1,0 +1,148 @@
+"""`python -m simulator`: the simulated upstream as one process."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvicorn
+
+from simulator.app import create_app
+from simulator.world import Settings, World
+
+_OCCUPIED = 2
+_DRAIN_S = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT. Returns the exit code: 0, or 2 where it cannot start."""
+    options = _parser().parse_args(arguments)
+    listener = _listen(options.host, options.port)
+    if isinstance(listener, str):
+        print(listener, file=sys.stderr)  # noqa: T201 - a command talks to its caller
+        return _OCCUPIED
+    try:
+        settings = settle(_settings(options), options.state_file)
+    except ValueError as error:
+        print(f"{options.state_file}: {error}", file=sys.stderr)  # noqa: T201
+        return _OCCUPIED
+    _announce(f"http://{options.host}:{listener.getsockname()[1]}", settings)
+    return _serve(World(settings), listener, rate_limits=options.rate_limits)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
+    defaults = Settings()
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8900, help="0: any free one")
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument(
+        "--state-file", type=Path, help="keeps what determines the data, so that a restart serves the same"
+    )
+    parser.add_argument("--history-hours", type=float, default=defaults.history_hours)
+    parser.add_argument("--history-rate", type=float, default=defaults.history_rate, help="fills a second before birth")
+    parser.add_argument("--live-rate", type=float, default=defaults.live_rate, help="fills a second from birth on")
+    parser.add_argument("--markets", type=int, default=defaults.markets, help="standing markets at birth")
+    parser.add_argument(
+        "--cutover", type=parse_cutover, default=None, help="none, ISO time or Unix seconds; Goldsky ends there"
+    )
+    parser.add_argument("--rate-limits", action=argparse.BooleanOptionalAction, default=True)
+    return parser
+
+
+def parse_cutover(text: str) -> int | None:
+    """none → None, digits → Unix seconds, else an ISO time (UTC where it names no zone)."""
+    if text == "none":
+        return None
+    if text.isdecimal():
+        return int(text)
+    moment = datetime.fromisoformat(text)
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(
+        seed=options.seed,
+        birth=int(time.time()),
+        history_hours=options.history_hours,
+        history_rate=options.history_rate,
+        live_rate=options.live_rate,
+        markets=options.markets,
+        cutover=options.cutover,
+    )
+
+
+def settle(wanted: Settings, state_file: Path | None) -> Settings:
+    """The settings that the file kept, else the wanted ones, which it keeps from now on.
+
+    ValueError: the file is none of ours; name another or remove it.
+    """
+    if state_file is None:
+        return wanted
+    try:
+        kept = json.loads(state_file.read_text())
+    except FileNotFoundError:
+        _keep(wanted, state_file)
+        return wanted
+    try:
+        return Settings(**kept)
+    except TypeError as error:
+        raise ValueError(f"not a state of the simulator: {error}") from None
+
+
+def _keep(settings: Settings, state_file: Path) -> None:
+    state_file.parent.mkdir(parents=True, exist_ok=True)
+    draft = state_file.with_name(f"{state_file.name}.{os.getpid()}")
+    draft.write_text(json.dumps(asdict(settings)))
+    draft.replace(state_file)
+
+
+def _listen(host: str, port: int) -> socket.socket | str:
+    """A listening socket, or what stands against it."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        return (
+            f"{host}:{port}: cannot listen, another server answers there or the address is not ours ({error.strerror})"
+        )
+    return listener
+
+
+def _announce(url: str, settings: Settings) -> None:
+    born = datetime.fromtimestamp(settings.birth, UTC)
+    lines = (
+        f"Simulated upstream, seed {settings.seed}, born {born:%Y-%m-%dT%H:%M:%SZ}",
+        f"  page     {url}/",
+        f"  Gamma    {url}/gamma",
+        f"  Goldsky  {url}/goldsky",
+        f"  truth    {url}/truth/fills?count=1",
+    )
+    print("\n".join(lines), flush=True)  # noqa: T201
+
+
+def _serve(world: World, listener: socket.socket, *, rate_limits: bool) -> int:
+    config = uvicorn.Config(
+        create_app(world, rate_limits=rate_limits),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+    # uvicorn stops on these signals and then raises them once more, for whoever had them before.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

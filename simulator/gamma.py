@@ -1,0 +1,239 @@
+"""Gamma's lists of markets and events: offset paging, keyset paging, filters and refusals."""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from starlette.datastructures import QueryParams
+
+from simulator import wording
+from simulator.chance import mix
+from simulator.faults import FaultBook
+from simulator.limits import Limiter
+from simulator.listing import Listing, iso, tag
+from simulator.markets import Market
+from simulator.world import World
+
+LIMITS = {"all": 4000, "lists": 900, "markets": 300, "events": 500, "tags": 200}
+_MOST_ITEMS = 100
+_DEFAULT_ITEMS = 20
+_MOST_OFFSET = 2000
+_ORDERS = ("id", "createdAt", "startDate", "endDate", "volumeNum", "liquidityNum", "volume24hr")
+_MOST_VALUES = {"condition_ids": 100, "id": 400}
+
+Item = dict[str, Any]
+
+
+class Refusal(Exception):
+    """A request that Gamma refuses, with its status and body."""
+
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+        self.body = {"type": "validation error" if status == 422 else "not found error", "error": error}  # noqa: PLR2004
+
+
+class Answer(NamedTuple):
+    body: Any
+    market_ids: list[str]  # the listed markets that the body shows
+
+
+class Subject(NamedTuple):
+    """What one list item is made of: a market, or an event with its markets."""
+
+    id: str
+    markets: tuple[Market, ...]
+
+
+class Gamma:
+    def __init__(self, world: World, faults: FaultBook) -> None:
+        self._world = world
+        self._faults = faults
+        self._listing = Listing(world.settings.seed)
+
+    def page(self, noun: str, params: QueryParams) -> Answer:
+        """An offset page, a bare array. `noun` is "markets" or "events"."""
+        offset, limit = _whole(params, "offset", 0), _limit(params)
+        if offset > _MOST_OFFSET:
+            raise Refusal(422, f"offset too large, use /{noun}/keyset for deeper pagination")
+        subjects = self._ordered(noun, self._matching(noun, params), params)
+        return self._answer(noun, subjects[offset : offset + limit], params)
+
+    def keyset(self, noun: str, params: QueryParams) -> Answer:
+        """A keyset page by ascending id. Only `after_cursor` moves on; the end is the answer without `next_cursor`."""
+        if "offset" in params:
+            raise Refusal(422, "offset is not supported, use after_cursor")
+        limit, after = _limit(params), _cursor(params)
+        subjects = self._matching(noun, params)
+        start = next((place for place, subject in enumerate(subjects) if int(subject.id) > after), len(subjects))
+        # Items move between pages on the live API; now and then a page begins with the last item of the one before.
+        repeats = start > 0 and after > 0 and limit > 1 and mix(self._world.settings.seed, after) % 4 == 0
+        chosen = subjects[start - repeats : start - repeats + limit]
+        answer = self._answer(noun, chosen, params)
+        body: Item = {noun: answer.body}
+        if chosen and chosen[-1].id != subjects[-1].id:
+            body["next_cursor"] = _encoded(chosen[-1].id)
+        return Answer(body, answer.market_ids)
+
+    def single(self, identity: str) -> Answer:
+        """One market by id, open or closed."""
+        now = self._world.now()
+        market = next((market for market in self._world.listed_markets() if market.id == identity), None)
+        if market is None:
+            raise Refusal(404, "id not found")
+        return Answer(self._listing.market(market, now), [market.id])
+
+    def tags(self, params: QueryParams) -> Answer:
+        offset, limit = _whole(params, "offset", 0), _limit(params)
+        return Answer([tag(place) for place in range(len(wording.TAGS))][offset : offset + limit], [])
+
+    def _matching(self, noun: str, params: QueryParams) -> list[Subject]:
+        """The subjects that pass the filters, by ascending id."""
+        listed = self._world.listed_markets()
+        return _markets(listed, self._world, params) if noun == "markets" else _events(listed, self._world, params)
+
+    def _ordered(self, noun: str, subjects: list[Subject], params: QueryParams) -> list[Subject]:
+        order = params.get("order", "id")
+        if order not in _ORDERS:
+            raise Refusal(422, "order fields are not valid")
+        ascending = _truth(params, "ascending", default=True)
+        if order == "id":
+            return subjects if ascending else subjects[::-1]
+        return sorted(subjects, key=self._sort_key(noun, order), reverse=not ascending)
+
+    def _sort_key(self, noun: str, order: str) -> Callable[[Subject], tuple[Any, int]]:
+        now = self._world.now()
+        missing = 0 if order in {"volumeNum", "liquidityNum", "volume24hr"} else ""
+
+        def key(subject: Subject) -> tuple[Any, int]:
+            item = self._item(noun, subject, now, with_tags=False)
+            name = {"volumeNum": "volume", "liquidityNum": "liquidity"}.get(order, order) if noun == "events" else order
+            return item.get(name, missing), int(subject.id)
+
+        return key
+
+    def _answer(self, noun: str, subjects: list[Subject], params: QueryParams) -> Answer:
+        now = self._world.now()
+        with_tags = _truth(params, "include_tag", default=False)
+        items = [self._item(noun, subject, now, with_tags=with_tags) for subject in subjects]
+        served = {id(item): subject for item, subject in zip(items, subjects, strict=True)}
+        spoiled = self._faults.spoil("gamma", items, now)
+        shown = [served[id(item)] for item in spoiled if id(item) in served]
+        return Answer(spoiled, [market.id for subject in shown for market in subject.markets])
+
+    def _item(self, noun: str, subject: Subject, now: float, *, with_tags: bool) -> Item:
+        if noun == "markets":
+            return self._listing.market(subject.markets[0], now, with_tags=with_tags)
+        return self._listing.event(subject.markets[0].event, list(subject.markets), now)
+
+
+def _markets(listed: Iterable[Market], world: World, params: QueryParams) -> list[Subject]:
+    passes = _market_filter(world, params)
+    return [Subject(market.id, (market,)) for market in listed if passes(market)]
+
+
+def _events(listed: Iterable[Market], world: World, params: QueryParams) -> list[Subject]:
+    """Events of the listed markets; an event is closed once all its markets are."""
+    closed, now = _truth(params, "closed", default=False), world.now()
+    ids, slugs, tag_id = set(params.getlist("id")), set(params.getlist("slug")), params.get("tag_id")
+    by_event = sorted(listed, key=lambda market: int(market.event.id))
+    subjects = (Subject(key, tuple(group)) for key, group in groupby(by_event, lambda market: market.event.id))
+    return [
+        subject
+        for subject in subjects
+        if all(market.is_closed(now) for market in subject.markets) == closed
+        and (not ids or subject.id in ids)
+        and (not slugs or subject.markets[0].event.slug in slugs)
+        and (tag_id is None or _has_tag(subject.markets[0], tag_id))
+    ]
+
+
+def _has_tag(market: Market, tag_id: str) -> bool:
+    return any(wording.TAGS[place][0] == tag_id for place in market.event.tags)
+
+
+def _market_filter(world: World, params: QueryParams) -> Callable[[Market], bool]:
+    """All filters at once; what Gamma does not know it ignores."""
+    for name, most in _MOST_VALUES.items():
+        if len(params.getlist(name)) > most:
+            raise Refusal(422, f"{name}: at most {most} values")
+    now, closed = world.now(), _truth(params, "closed", default=False)
+    tests: list[Callable[[Market], bool]] = [lambda market: market.is_closed(now) == closed]
+    tests += [_among(set(params.getlist(name)), value) for name, value in _VALUES.items() if params.getlist(name)]
+    tests += [_bounded(name, bound) for name in _BOUNDS if (bound := params.get(name))]
+    if (tag_id := params.get("tag_id")) is not None:
+        tests.append(lambda market: _has_tag(market, tag_id))
+    return lambda market: all(test(market) for test in tests)
+
+
+_VALUES: dict[str, Callable[[Market], Iterable[str]]] = {
+    "id": lambda market: (market.id,),
+    "slug": lambda market: (market.slug,),
+    "condition_ids": lambda market: (market.condition_id,),
+    "clob_token_ids": lambda market: market.tokens,
+}
+_BOUNDS = ("start_date_min", "start_date_max")
+
+
+def _among(wanted: set[str], values: Callable[[Market], Iterable[str]]) -> Callable[[Market], bool]:
+    return lambda market: not wanted.isdisjoint(values(market))
+
+
+def _bounded(name: str, bound: str) -> Callable[[Market], bool]:
+    """A bound on the start date, compared as the ISO text that it is."""
+    if name.endswith("_min"):
+        return lambda market: iso(market.created_at + 3600) >= bound
+    return lambda market: iso(market.created_at + 3600) <= bound
+
+
+def _whole(params: QueryParams, name: str, default: int) -> int:
+    text = params.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal():
+        raise Refusal(422, f"{name} must be a non-negative integer")
+    return int(text)
+
+
+def _limit(params: QueryParams) -> int:
+    """The size of a page, silently clamped."""
+    return max(1, min(_MOST_ITEMS, _whole(params, "limit", _DEFAULT_ITEMS)))
+
+
+def _truth(params: QueryParams, name: str, *, default: bool) -> bool:
+    text = params.get(name)
+    if text is None:
+        return default
+    if text not in {"true", "false"}:
+        raise Refusal(422, f"{name} must be true or false")
+    return text == "true"
+
+
+def _encoded(identity: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps({"v": 1, "id": identity}).encode()).decode()
+
+
+def _cursor(params: QueryParams) -> int:
+    """The id after which to go on; 0 without a cursor."""
+    text = params.get("after_cursor")
+    if not text:
+        return 0
+    try:
+        return int(json.loads(base64.urlsafe_b64decode(text.encode()))["id"])
+    except (binascii.Error, ValueError, KeyError, TypeError):
+        raise Refusal(422, "invalid after_cursor") from None
+
+
+def windows_of(path: str) -> tuple[str, ...]:
+    """The rate limits that a path counts against."""
+    first = path.strip("/").split("/")[0]
+    if first in {"markets", "events"}:
+        return ("all", "lists", first)
+    return ("all", "tags") if first == "tags" else ("all",)
+
+
+def limiter(clock: Callable[[], float]) -> Limiter:
+    return Limiter(LIMITS, clock)
