@@ -1,0 +1,173 @@
+"""HTTP bodies: request bodies read in pieces and decompressed, answers compressed."""
+
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import lz4.frame
+
+from embedded import errors
+
+if TYPE_CHECKING:
+    from email.message import Message
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+PIECE_BYTES = 1024 * 1024  # a few calls into the engine per insert, and little memory per request
+_MAX_LINE_BYTES = 4096
+_REFUSED = re.compile(r";\s*q=0(?:\.0*)?\s*$")
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
+_DETECT_WBITS = 32 + zlib.MAX_WBITS  # gzip or zlib, by its header
+
+
+class IncompleteBody(Exception):
+    """The client went away or lied about the length: nothing of the request may take effect."""
+
+
+Headers: TypeAlias = "Message[str, str]"  # names in any case
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+    def readline(self, size: int, /) -> bytes: ...
+
+
+class Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes | None: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+class Compressor(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+class _Lz4Compressor:
+    def __init__(self) -> None:
+        self._frame = lz4.frame.LZ4FrameCompressor()
+        self._header: bytes = self._frame.begin()
+
+    def compress(self, data: bytes) -> bytes:
+        header, self._header = self._header, b""
+        compressed: bytes = self._frame.compress(data)
+        return header + compressed
+
+    def flush(self) -> bytes:
+        header, self._header = self._header, b""
+        compressed: bytes = self._frame.flush()
+        return header + compressed
+
+
+def compressor(encoding: str) -> Compressor:
+    """Return the compressor of an encoding that `accepted_encoding` chose."""
+    if encoding == "lz4":
+        return _Lz4Compressor()
+    if encoding == "zstd":
+        return zstd.ZstdCompressor(level=1)
+    return zlib.compressobj(level=1, wbits=_GZIP_WBITS if encoding == "gzip" else zlib.MAX_WBITS)
+
+
+def accepted_encoding(header: str) -> str | None:
+    """Return the cheapest encoding that an Accept-Encoding header names; None: send the answer as it is."""
+    offered = {part.split(";")[0].strip().lower() for part in header.split(",") if not _REFUSED.search(part)}
+    return next((name for name in ("lz4", "zstd", "gzip", "deflate") if name in offered), None)
+
+
+def raw_pieces(source: Readable, headers: Headers) -> Iterator[bytes]:
+    """Yield the body as it was sent, up to its end. IncompleteBody: it ended early."""
+    if "chunked" in headers.get("Transfer-Encoding", "").lower():
+        yield from _chunked_pieces(source)
+        return
+    length = headers.get("Content-Length", "0")
+    if not length.isascii() or not length.isdigit():
+        raise IncompleteBody(f"Content-Length: {length!r} is not a length")
+    yield from _exactly(source, int(length))
+
+
+def _exactly(source: Readable, length: int) -> Iterator[bytes]:
+    while length:
+        piece = source.read(min(length, PIECE_BYTES))
+        if not piece:
+            raise IncompleteBody(f"the body ended {length} bytes early")
+        length -= len(piece)
+        yield piece
+
+
+def _chunked_pieces(source: Readable) -> Iterator[bytes]:
+    while size := _chunk_size(source.readline(_MAX_LINE_BYTES)):
+        yield from _exactly(source, size)
+        source.readline(_MAX_LINE_BYTES)
+    while source.readline(_MAX_LINE_BYTES).strip():  # trailers, up to the empty line
+        pass
+
+
+def _chunk_size(line: bytes) -> int:
+    size = line.split(b";")[0].strip()
+    try:
+        return int(size, 16)
+    except ValueError as error:
+        raise IncompleteBody(f"expected the size of a chunk, got {line[:40]!r}") from error
+
+
+def decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield the content of a body with this Content-Encoding. IncompleteBody: the compressed data ends early."""
+    if encoding in {"", "identity"}:
+        return pieces
+    return _decompressed(pieces, encoding)
+
+
+def _decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    # Each of the encodings allows several compressed frames one after the other.
+    current = _decompressor(encoding)
+    untouched = True
+    for piece in pieces:
+        rest = piece
+        while rest:
+            if current.eof:
+                current = _decompressor(encoding)
+            untouched = False
+            yield _decompress(current, rest, encoding)
+            rest = (current.unused_data or b"") if current.eof else b""
+    if not untouched and not current.eof:
+        raise IncompleteBody(f"the {encoding} data ends early")
+
+
+def _decompress(decompressor: Decompressor, data: bytes, encoding: str) -> bytes:
+    try:
+        return decompressor.decompress(data)
+    except (zlib.error, zstd.ZstdError, RuntimeError) as error:  # lz4 raises RuntimeError
+        raise errors.refusal("INCORRECT_DATA", f"{encoding} body: {error}") from error
+
+
+def _decompressor(encoding: str) -> Decompressor:
+    if encoding == "lz4":
+        decompressor: Decompressor = lz4.frame.LZ4FrameDecompressor()
+        return decompressor
+    if encoding == "zstd":
+        return zstd.ZstdDecompressor()
+    if encoding in {"gzip", "deflate"}:
+        return zlib.decompressobj(wbits=_DETECT_WBITS)
+    message = f"Content-Encoding {encoding!r}: expected gzip, deflate, lz4 or zstd"
+    raise errors.refusal("UNKNOWN_COMPRESSION_METHOD", message)
+
+
+def coalesced(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in pieces of at least PIECE_BYTES, except the last; never an empty one."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if size:
+        yield b"".join(waiting)
