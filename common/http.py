@@ -1,0 +1,183 @@
+"""One HTTP source: the only module that imports requests.
+
+Every failure that passes by itself surfaces as Unavailable, with a reason that names the host and never a path, a
+query or credentials, since those can hold keys. Nothing is tried again here: that is run()'s back-off.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+from common.errors import PipelineError, Unavailable
+
+RATE_WINDOW_S = 10.0  # both sources count their limits over 10 s
+MOST_BYTES = 64 * 1024 * 1024  # the largest real page, 100 events with all their markets, is below 20 MB
+MOST_RETRY_AFTER_S = 300.0  # a source that asks for more is asked again after five minutes
+UNTOLD_RETRY_AFTER_S = 10.0  # 429 without Retry-After: one window of the limit
+# Servers close connections that are idle (uvicorn after 5 s), and a request that crosses the closing is lost. So a
+# connection serves requests that follow one another, and a request after a pause gets a new one.
+IDLE_CONNECTION_S = 2.0
+_CHUNK = 64 * 1024
+_SHOWN_BODY = 300
+_BUSY = (408, 425, 429)  # 4xx that pass by themselves
+
+
+class Rejected(PipelineError):
+    """The source understood the request and refuses it (4xx). The same request will be refused again: ask otherwise."""
+
+    def __init__(self, reason: str, status: int, body: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.body = body
+
+
+class RateLimit:
+    """So many requests in any ten seconds."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._times: deque[float] = deque(maxlen=most)
+
+    def wait_s(self, now: float, spare: int = 0) -> float:
+        """Seconds until one more request leaves `spare` of the limit unused; 0 when it does."""
+        room = max(1, self._most - spare)
+        if len(self._times) < room:
+            return 0.0
+        return max(0.0, self._times[-room] + RATE_WINDOW_S - now)
+
+    def note(self, now: float) -> None:
+        """Count a request."""
+        self._times.append(now)
+
+
+class HttpSource:
+    """A source under one base address: connections kept alive, answers bounded in size and in time."""
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        *,
+        requests_per_10s: int,
+        connect_timeout_s: float,
+        read_timeout_s: float,
+        most_bytes: int = MOST_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        parts = urlsplit(base_url)
+        self.host = parts.netloc.rpartition("@")[2]
+        self._name = name
+        self._base_url = base_url.rstrip("/")
+        self._timeouts = (connect_timeout_s, read_timeout_s)
+        self._answer_s = 2 * read_timeout_s  # of a whole answer: one that trickles must not hold up a stop
+        self._most_bytes = most_bytes
+        self._clock = clock
+        self._limit = RateLimit(requests_per_10s)
+        self._answered_at = clock()
+        self._session = requests.Session()
+        self._session.headers["User-Agent"] = "polymarket-pipeline"
+        # A machine's proxy is for the internet; the simulator on loopback is not there.
+        self._session.trust_env = parts.hostname not in ("localhost", "127.0.0.1", "::1")
+
+    def wait_s(self, spare: int = 0) -> float:
+        """Seconds until the next request leaves `spare` of our own limit unused. Wait before calling get or post."""
+        return self._limit.wait_s(self._clock(), spare)
+
+    def get(self, path: str, params: Sequence[tuple[str, str]] = ()) -> bytes:
+        """The body of a 200. Raises Unavailable, or Rejected on a 4xx that waiting won't mend."""
+        return self._ask("GET", path, params=params, data=None)
+
+    def post(self, body: bytes) -> bytes:
+        """The body of the 200 that answers a JSON body. Raises as `get` does."""
+        return self._ask("POST", "", params=(), data=body)
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _ask(self, method: str, path: str, *, params: Sequence[tuple[str, str]], data: bytes | None) -> bytes:
+        started = self._clock()
+        self._limit.note(started)
+        if started - self._answered_at > IDLE_CONNECTION_S:
+            self._session.close()  # its connections; the session goes on
+        try:
+            with self._session.request(
+                method,
+                self._base_url + path,
+                params=list(params),
+                data=data,
+                headers={"Content-Type": "application/json"} if data is not None else None,
+                timeout=self._timeouts,
+                stream=True,
+                allow_redirects=False,  # a POST that is redirected would arrive as a GET
+            ) as response:
+                body = self._read(response, started + self._answer_s)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            raise Unavailable(self._reason(error)) from error
+        self._answered_at = self._clock()
+        self._check(response, body)
+        return body
+
+    def _read(self, response: requests.Response, deadline: float) -> bytes:
+        body = bytearray()
+        while chunk := response.raw.read1(_CHUNK, decode_content=True):
+            body += chunk
+            if len(body) > self._most_bytes:
+                raise Unavailable(f"{self._name} at {self.host} answers more than {self._most_bytes} bytes; cut off")
+            if self._clock() > deadline:
+                raise Unavailable(f"{self._name} at {self.host} takes over {self._answer_s:g} s to answer; cut off")
+        return bytes(body)
+
+    def _check(self, response: requests.Response, body: bytes) -> None:
+        status = response.status_code
+        if status == requests.codes.ok:
+            return
+        reason = f"{self._name} at {self.host} answers {status}"
+        if requests.codes.bad_request <= status < requests.codes.server_error and status not in _BUSY:
+            shown = body[:_SHOWN_BODY].decode("utf-8", "replace")
+            raise Rejected(f"{reason}: {shown}", status, shown)
+        default_s = UNTOLD_RETRY_AFTER_S if status == requests.codes.too_many_requests else 0.0
+        told = response.headers.get("Retry-After", "")
+        raise Unavailable(reason, retry_after_s=retry_after_s(told, datetime.now(UTC), default_s))
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, requests.ConnectTimeout):
+            return f"cannot reach {self._name} at {self.host}: no connection within {self._timeouts[0]:g} s"
+        if isinstance(error, requests.ReadTimeout | ReadTimeoutError):
+            return f"{self._name} at {self.host} is silent for {self._timeouts[1]:g} s"
+        if isinstance(error, requests.ConnectionError):
+            return f"cannot reach {self._name} at {self.host}: {cause(error)}"
+        return f"the answer of {self._name} at {self.host} broke off: {cause(error)}"
+
+
+def retry_after_s(told: str, now: datetime, default_s: float) -> float:
+    """Seconds that a Retry-After header asks for, as seconds or as an HTTP date; the default when it tells nothing."""
+    told = told.strip()
+    if told.isascii() and told.replace(".", "", 1).isdigit():
+        seconds = float(told)
+    else:
+        try:
+            date = parsedate_to_datetime(told)
+        except ValueError:
+            return default_s
+        seconds = ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds()
+    return min(max(0.0, seconds), MOST_RETRY_AFTER_S)
+
+
+def cause(error: BaseException) -> str:
+    """What the operating system said, in lower case; the error's kind where it said nothing. Never an address."""
+    seen: BaseException | None = error
+    for _ in range(10):
+        if isinstance(seen, OSError) and isinstance(seen.strerror, str):
+            return seen.strerror.lower()
+        following = seen.__cause__ or seen.__context__ if seen is not None else None
+        if following is None:
+            break
+        seen = following
+    return type(seen).__name__

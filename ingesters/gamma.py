@@ -1,0 +1,221 @@
+"""Gamma's REST API as pages of markets: keyset and offset listings, newest first, look-ups by token and by id."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from common import parsing
+from common.errors import InvalidRecord, Unavailable
+from common.http import HttpSource, Rejected
+from ingesters.market_parser import identity_of
+
+Params = list[tuple[str, str]]
+
+TOKENS_A_REQUEST = 40  # 78 digits each; Gamma answers 414 to an address over 8 KB
+IDS_A_REQUEST = 100  # Gamma takes 400 ids, and returns 100 markets at most
+MOST_OFFSET = 2000  # beyond it Gamma answers 422
+UNPROCESSABLE = 422
+EVENTS_A_PAGE = 50  # events nest all their markets, hundreds at times
+# A CDN keeps each answer for 300 s. The sweeps live with that: they are thousands of addresses, and a price may be some
+# minutes old. Looking for what is new can't, so those few requests carry one more parameter, which Gamma ignores and
+# which changes every so many seconds: that is at most one request to the origin per question and period.
+LOOKUP_FRESH_S = 5.0
+
+
+class Record(NamedTuple):
+    """A listed market in its original bytes."""
+
+    raw: bytes
+    event: Mapping[str, Any] | None = None  # the event it was nested in, in an event listing
+    fault: str = ""  # why it can't even be taken for a market
+
+
+class Page(NamedTuple):
+    """One page of a listing."""
+
+    records: list[Record]
+    identities: frozenset[str]  # of what was listed: markets, or events
+    following: str | None  # what to send for the next page; None after the last
+    is_cut: bool = False  # the listing goes on where this kind of paging can't reach
+
+
+class Listing(Protocol):
+    """A way to page through all markets of one state."""
+
+    @property
+    def name(self) -> str:
+        """Told in the state, since a cursor of one listing means nothing to another."""
+
+    def page(self, after: str, *, closed: bool) -> Page:
+        """The page after `after`, "" for the first. Raises Unavailable, Rejected."""
+
+
+class Gamma:
+    """The requests, each checked to be what it should."""
+
+    def __init__(self, source: HttpSource, page_size: int, clock: Callable[[], float] = time.time) -> None:
+        self.host = source.host
+        self.wait_s = source.wait_s
+        self.close = source.close
+        self.page_size = page_size
+        self._source = source
+        self._clock = clock
+
+    def keyset(self, noun: str, limit: int, after: str, *, closed: bool) -> tuple[list[bytes], str | None]:
+        """A keyset page of "markets" or "events", and the cursor of the next; None after the last one."""
+        params = [*_listing_params(limit, closed=closed), *([("after_cursor", after)] if after else [])]
+        body = self._source.get(f"/{noun}/keyset", params)
+        items, rest = self._items(body, noun)
+        following = rest.get("next_cursor") if isinstance(rest, dict) else None
+        if not isinstance(following, str | None):
+            raise Unavailable(f"Gamma at {self.host} answers a cursor that is no text")
+        return items, following or None
+
+    def offset(self, limit: int, offset: int, *, closed: bool, fresh_s: float = 0.0) -> list[bytes]:
+        """Markets by descending id: the newest first. Raises Rejected beyond what Gamma lists this way."""
+        params = [("order", "id"), ("ascending", "false"), ("offset", str(offset))]
+        listed = [*_listing_params(limit, closed=closed), *params, *self._fresh(fresh_s)]
+        return self._items(self._source.get("/markets", listed), "")[0]
+
+    def newest_events(self, limit: int, fresh_s: float) -> list[bytes]:
+        """Open events by descending id, with their markets. Raises Rejected."""
+        params = [*_listing_params(limit, closed=False), ("order", "id"), ("ascending", "false")]
+        return self._items(self._source.get("/events", [*params, *self._fresh(fresh_s)]), "")[0]
+
+    def by_tokens(self, tokens: Sequence[str], *, closed: bool) -> list[bytes]:
+        """The markets of these tokens. A closed one is only found with `closed`."""
+        wanted = [("clob_token_ids", token) for token in tokens]
+        return self._looked_up([*_listing_params(100, closed=closed), *wanted, *self._fresh(LOOKUP_FRESH_S)])
+
+    def by_ids(self, ids: Sequence[int], *, closed: bool) -> list[bytes]:
+        """The markets of these ids. A closed one is only found with `closed`."""
+        wanted = [("id", str(market_id)) for market_id in ids]
+        return self._looked_up([*_listing_params(100, closed=closed), *wanted, *self._fresh(LOOKUP_FRESH_S)])
+
+    def _looked_up(self, params: Params) -> list[bytes]:
+        try:
+            return self._items(self._source.get("/markets", params), "")[0]
+        except Rejected as error:
+            raise Unavailable(error.reason) from error
+
+    def _items(self, body: bytes, key: str) -> tuple[list[bytes], Any]:
+        """The elements of a page, and what else it says. Raises Unavailable when it is no page."""
+        try:
+            return _taken_apart(body, key)
+        except (ValueError, RecursionError, InvalidRecord) as error:
+            what = f"something that is no page of {key or 'markets'}"
+            raise Unavailable(f"Gamma at {self.host} answers {what}: {parsing.shown(body)}") from error
+
+    def _fresh(self, fresh_s: float) -> Params:
+        return [("_", str(int(self._clock() // fresh_s)))] if fresh_s else []
+
+
+def _listing_params(limit: int, *, closed: bool) -> Params:
+    return [("limit", str(limit)), ("closed", "true" if closed else "false"), ("include_tag", "true")]
+
+
+class _MarketsPage(msgspec.Struct):
+    markets: list[msgspec.Raw]
+    next_cursor: Any = None
+
+
+class _EventsPage(msgspec.Struct):
+    events: list[msgspec.Raw]
+    next_cursor: Any = None
+
+
+_PAGES: dict[str, msgspec.json.Decoder[Any]] = {
+    "": msgspec.json.Decoder(list[msgspec.Raw]),
+    "markets": msgspec.json.Decoder(_MarketsPage),
+    "events": msgspec.json.Decoder(_EventsPage),
+}
+
+
+def _taken_apart(body: bytes, key: str) -> tuple[list[bytes], Any]:
+    try:
+        page = _PAGES[key].decode(body)
+    except msgspec.ValidationError:
+        raise
+    except ValueError:
+        # Malformed as a whole, or just one element of it: then the others are still good.
+        items, rest = parsing.split_records(body, key)
+        return items, parsing.json_value(rest, "page")
+    if not key:
+        return [bytes(item) for item in page], None
+    return [bytes(item) for item in getattr(page, key)], {"next_cursor": page.next_cursor}
+
+
+class MarketListing:
+    """All markets by keyset: the way that reaches every one of them."""
+
+    name = "markets/keyset"
+
+    def __init__(self, gamma: Gamma) -> None:
+        self._gamma = gamma
+
+    def page(self, after: str, *, closed: bool) -> Page:
+        raws, following = self._gamma.keyset("markets", self._gamma.page_size, after, closed=closed)
+        return Page([Record(raw) for raw in raws], frozenset(map(identity_of, raws)), following)
+
+
+class EventListing:
+    """All markets as their events nest them: has tags whatever `include_tag` does, and misses markets without event."""
+
+    name = "events/keyset"
+
+    def __init__(self, gamma: Gamma) -> None:
+        self._gamma = gamma
+
+    def page(self, after: str, *, closed: bool) -> Page:
+        raws, following = self._gamma.keyset("events", EVENTS_A_PAGE, after, closed=closed)
+        return Page(nested_markets(raws), frozenset(map(identity_of, raws)), following)
+
+
+class OffsetListing:
+    """The newest some 2,000 markets by offset, the older way. The end is an empty page."""
+
+    name = "markets"
+
+    def __init__(self, gamma: Gamma) -> None:
+        self._gamma = gamma
+
+    def page(self, after: str, *, closed: bool) -> Page:
+        offset = int(after or "0")
+        try:
+            raws = self._gamma.offset(self._gamma.page_size, offset, closed=closed)
+        except Rejected as error:
+            if offset and error.status == UNPROCESSABLE:
+                return Page([], frozenset(), None, is_cut=True)
+            raise
+        following = offset + len(raws)
+        is_cut = bool(raws) and following > MOST_OFFSET
+        has_more = bool(raws) and not is_cut
+        identities = frozenset(map(identity_of, raws))
+        return Page([Record(raw) for raw in raws], identities, str(following) if has_more else None, is_cut)
+
+
+def nested_markets(events: Sequence[bytes]) -> list[Record]:
+    """The markets in events; an event that can't be read stands for itself and becomes a dead letter."""
+    return [record for raw in events for record in _nested(raw)]
+
+
+class _Event(msgspec.Struct):
+    id: Any = None
+    slug: Any = None
+    title: Any = None
+    tags: Any = None
+    markets: list[msgspec.Raw] | None = None
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+def _nested(raw: bytes) -> list[Record]:
+    try:
+        event = _decode_event(raw)
+    except (ValueError, RecursionError) as error:
+        return [Record(raw, fault=f"event: {error}")]
+    head = {"id": event.id, "slug": event.slug, "title": event.title, "tags": event.tags}
+    return [Record(bytes(market), head) for market in event.markets or ()]

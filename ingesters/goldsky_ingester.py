@@ -1,0 +1,255 @@
+"""The order book subgraph's fills to stream:order_events, in the order of time, none lost among equal seconds."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from common import parsing
+from common.errors import InvalidRecord, Unavailable
+from common.http import HttpSource
+from common.records import encode
+from common.redis_queue import Offer, Position, Pushed
+from common.runtime import Context, main
+from common.state import read_position
+from ingesters.fill_parser import parse_fill
+from ingesters.fill_scan import Phase, Scan, advance, begin
+from ingesters.goldsky import Goldsky, PageTooLarge
+
+COMPONENT = "goldsky_ingester"
+SOURCE = "goldsky"
+FULL_S = 1.0  # between two looks at a stream that is full
+FULL = "waiting: stream is full"
+SMALLEST_PAGE = 25  # fills; where even these time out, the source is down
+GROW_AFTER = 20  # good pages until a halved page is doubled again
+FRESH_S = 300.0  # a newest fill older than that is a quiet source, or a dead one
+FUTURE_S = 3600.0  # a fill cannot come from later than that, whatever the two clocks do
+LEAST_WINDOW_S = 120
+META_S = 60.0  # between two looks at what the subgraph says about itself
+SUMMARY_S = 60.0  # between two summaries in the log
+
+
+class ParsedFill(NamedTuple):
+    """What became of one row: the offer to publish, and its place in the order where it tells one."""
+
+    offer: Offer
+    position: Position | None
+
+
+class PageSize:
+    """Fills a request: halved when the source can't cope, doubled again after a while without trouble."""
+
+    def __init__(self, most: int) -> None:
+        self.first = most
+        self._most = most
+        self._good = 0
+
+    def shrink(self) -> bool:
+        """Ask for half; False when it can't get smaller."""
+        self._good = 0
+        smaller = max(min(SMALLEST_PAGE, self._most), self.first // 2)
+        has_shrunk, self.first = smaller < self.first, smaller
+        return has_shrunk
+
+    def note_success(self) -> None:
+        self._good += 1
+        if self._good >= GROW_AFTER:
+            self._good = 0
+            self.first = min(self._most, 2 * self.first)
+
+
+class GoldskyIngester:
+    """One page a step: a look goes from the overlap behind the cursor to the end of what exists, then it waits."""
+
+    instance = COMPONENT
+
+    def __init__(self, context: Context, goldsky: Goldsky, clock: Callable[[], float] = time.time) -> None:
+        settings = context.settings
+        self._context = context
+        self._settings = settings
+        self._goldsky = goldsky
+        self._clock = clock
+        self._stream = context.queue.keys(settings.stream_order_events)
+        self._window_s = max(LEAST_WINDOW_S, 2 * settings.goldsky_overlap_s)
+        self._size = PageSize(settings.goldsky_page_size)
+        self._start = parsing.start_time(settings.order_events_start, clock())
+        self._cursor = read_position(context.queue, SOURCE)  # the newest fill published
+        self._scan: Scan | None = self._begin()  # None between two looks
+        self._next_look_at = 0.0
+        self._state = "catching up"
+        self._detail = ""
+        self._meta_at = clock() + META_S
+        self._summary_at = clock() + SUMMARY_S
+        self._has_indexing_errors = False
+        self._totals = Pushed(0, 0, 0)
+
+    def step(self) -> float:
+        """One page, or nothing while there is nothing to ask; returns the seconds to wait."""
+        if (self._context.queue.backlog(self._stream) or 0) > self._settings.stream_backlog_limit:
+            self._detail = FULL
+            return FULL_S
+        self._detail = ""
+        if wait_s := self._goldsky.wait_s():
+            return wait_s
+        now = self._clock()
+        if self._scan is None:
+            if now < self._next_look_at:
+                return self._between_looks(now)
+            self._scan = self._begin()
+        return self._read_page(self._scan, now)
+
+    def _begin(self) -> Scan:
+        """A look reads the overlap again, for fills that appeared late; what was published is passed over."""
+        if self._cursor is None:
+            return begin(self._start)
+        return begin(max(0, self._cursor.timestamp - self._settings.goldsky_overlap_s))
+
+    def _between_looks(self, now: float) -> float:
+        if now >= self._meta_at:
+            self._meta_at = now + META_S
+            self._look_at_meta()
+        return max(0.0, self._next_look_at - self._clock())
+
+    def _look_at_meta(self) -> None:
+        try:
+            self._has_indexing_errors = self._goldsky.has_indexing_errors()
+        except PageTooLarge as error:
+            raise Unavailable(f"Goldsky answers an error: {error}") from error
+
+    def _read_page(self, scan: Scan, now: float) -> float:
+        asked = self._size.first
+        try:
+            raws = self._goldsky.fills(scan.where(), asked)
+        except PageTooLarge as error:
+            if not self._size.shrink():
+                raise Unavailable(f"Goldsky answers an error, even for {asked} fills: {error}") from error
+            self._context.log.warning("smaller pages: fills=%d reason=%s", self._size.first, error)
+            return 0.0
+        self._size.note_success()
+        is_full = len(raws) >= asked
+        parsed = [offer_fill(raw, now) for raw in raws]
+        ahead = positions_ahead(scan, parsed)
+        self._push(parsed, max(ahead, default=scan.position))
+        if raws and not ahead and (scan.phase is Phase.TIES or is_full) and not _is_repeated(scan):
+            raise Unavailable(f"Goldsky's fills do not advance beyond {scan.position}: no row has a usable place")
+        self._scan = advance(scan, ahead, is_full=is_full)
+        self._note(now, is_full=is_full)
+        return 0.0
+
+    def _push(self, parsed: Sequence[ParsedFill], position: Position) -> None:
+        """The page and the cursor, in one step; raises Unavailable when neither was written."""
+        if not parsed:
+            return
+        offers = [_dated(offer, position) for offer, _ in parsed]
+        queue = self._context.queue
+        pushed = queue.push_batch(self._stream, offers, source=SOURCE, position=position, window_s=self._window_s)
+        self._cursor = max(self._cursor or position, position)
+        self._totals = Pushed(*(total + new for total, new in zip(self._totals, pushed, strict=True)))
+        if pushed.dead:
+            reasons = [f"{offer.identity}: {offer.fault}" for offer in offers if offer.fault]
+            self._context.log.warning("dead letters: dead=%d first=%s", pushed.dead, reasons[0])
+
+    def _note(self, now: float, *, is_full: bool) -> None:
+        """What a page means for the state: the end of what exists, or how far behind we are."""
+        if self._scan is None:
+            self._next_look_at = now + self._settings.goldsky_poll_interval
+            self._change_state("live" if self._age(now) < FRESH_S else "idle")
+        elif is_full and self._age(now) >= FRESH_S and self._scan.position == self._cursor:
+            self._change_state("catching up")
+        if now >= self._summary_at:
+            self._summary_at = now + SUMMARY_S
+            self._context.log.info("published: cursor=%s totals=%s", self._cursor, self._totals)
+
+    def _age(self, now: float) -> float:
+        return now - (self._cursor.timestamp if self._cursor else 0)
+
+    def _change_state(self, state: str) -> None:
+        if state != self._state:
+            self._state = state
+            self._context.log.info("%s: cursor=%s totals=%s", state, self._cursor, self._totals)
+
+    def drain(self) -> None:
+        """Nothing is in hand between two steps."""
+
+    def close(self) -> None:
+        self._goldsky.close()
+
+    def report(self) -> Mapping[str, str | int | float]:
+        return {
+            "records_in": sum(self._totals),
+            "records_out": self._totals.added,
+            "dead_letters": self._totals.dead,
+            "records_known": self._totals.known,
+            "source": self._goldsky.host,
+            "source_state": self._state,
+            "newest_event_at": self._cursor.timestamp if self._cursor and self._cursor.id else "",
+            "detail": self._detail or self._about_the_source(),
+        }
+
+    def _about_the_source(self) -> str:
+        notes = ["the subgraph reports indexing errors"] if self._has_indexing_errors else []
+        if self._size.first < self._settings.goldsky_page_size:
+            notes.append(f"pages of {self._size.first}: larger ones time out")
+        return "; ".join(notes)
+
+
+def offer_fill(raw: bytes, now: float) -> ParsedFill:
+    """The row as an offer, with its place. A faulty one keeps its bytes, and its place where that much is sound."""
+    fields: dict[str, Any] = {}
+    try:
+        fields = parsing.json_object(raw)
+        fill = parse_fill(fields)
+        _check_time(fill.timestamp, now)
+    except InvalidRecord as error:
+        # Not under its own id: should the source mend the row, it is published.
+        offer = Offer(parsing.identity_of_bytes(raw), raw, fault=str(error))
+        return ParsedFill(offer, _position(fields, now))
+    return ParsedFill(Offer(fill.id, encode(fill), timestamp=fill.timestamp), Position(fill.timestamp, fill.id))
+
+
+def _position(fields: Mapping[str, Any], now: float) -> Position | None:
+    try:
+        timestamp = parsing.timestamp(fields.get("timestamp"), "timestamp")
+        _check_time(timestamp, now)
+        return Position(timestamp, parsing.identity(fields.get("id"), "id"))
+    except InvalidRecord:
+        return None
+
+
+def _check_time(timestamp: int, now: float) -> None:
+    """A cursor that follows a row from the future would pass over everything until then."""
+    if timestamp > now + FUTURE_S:
+        raise InvalidRecord(f"timestamp: expected a time up to now, got {timestamp}; is this machine's clock right?")
+
+
+def positions_ahead(scan: Scan, parsed: Sequence[ParsedFill]) -> list[Position]:
+    """Places of the page's rows beyond the scan's; faulty rows count only where no good one leads on."""
+    good = [place for offer, place in parsed if place is not None and place > scan.position and not offer.fault]
+    faulty = [place for offer, place in parsed if place is not None and place > scan.position and offer.fault]
+    return good or faulty
+
+
+def _is_repeated(scan: Scan) -> bool:
+    """Whether a page without anything new is what this question may bring: the rest of the second that was read."""
+    return scan.phase is Phase.FROM and bool(scan.position.id)
+
+
+def _dated(offer: Offer, position: Position) -> Offer:
+    """A faulty row lies beside the page's last one in the window of what was published."""
+    return offer._replace(timestamp=position.timestamp) if offer.fault else offer
+
+
+def build(context: Context, clock: Callable[[], float] = time.time) -> GoldskyIngester:
+    """The stage, from its settings. Raises ConfigError for a start that can't be understood."""
+    settings = context.settings
+    source = HttpSource(
+        "Goldsky",
+        settings.goldsky_url,
+        requests_per_10s=settings.goldsky_requests_per_10s,
+        connect_timeout_s=settings.http_connect_timeout_s,
+        read_timeout_s=settings.http_read_timeout_s,
+    )
+    return GoldskyIngester(context, Goldsky(source), clock)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(COMPONENT, build))

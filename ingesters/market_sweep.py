@@ -1,0 +1,142 @@
+"""The state of a sweep through all markets: where it is, whether it advances, what it has seen. No requests here."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from common.errors import Unavailable
+from common.records import Market
+from ingesters.gamma import Page
+
+STUCK_RETRY_S = 30.0  # a listing that goes round in circles does not mend in a second
+SETTLING_S = 24 * 3600.0  # a closed market may wait that long for its resolution before we stop asking
+MOST_SETTLING = 20_000  # and so many markets at most
+
+_CURSOR = re.compile(r"listing=(\S+) sweep=(\d{1,9}) closed=(true|false) (?:after=(\S*)|(done))", re.ASCII)
+
+
+class Place(NamedTuple):
+    """Where the sweep is. Sweep 1 reads open markets, then closed ones; every later one the closed ones again."""
+
+    listing: str
+    number: int = 1
+    closed: bool = False
+    after: str = ""  # what the listing takes for its next page
+    read: int = 0  # markets read in this sweep
+    is_done: bool = False  # the next page begins another sweep
+
+    @property
+    def is_first(self) -> bool:
+        """Whether not every market has been read yet."""
+        return self.number == 1 and not self.is_done
+
+    def state(self) -> dict[str, str]:
+        """What is kept in Redis, for a restart and for a person."""
+        closed = "true" if self.closed else "false"
+        where = "done" if self.is_done else f"after={self.after}"
+        cursor = f"listing={self.listing} sweep={self.number} closed={closed} {where}"
+        return {"polymarket_offset": str(self.read), "polymarket_cursor": cursor}
+
+    def next_page(self) -> "Place":
+        """The place that the next page is read from: this one, or the beginning of another sweep."""
+        return Place(self.listing, self.number + 1, closed=True) if self.is_done else self
+
+    def beyond(self, page: Page) -> "Place":
+        """The place after a page that was read from here."""
+        read = self.read + len(page.records)
+        if page.following is not None:
+            return self._replace(after=page.following, read=read)
+        return self._replace(closed=True, after="", read=read, is_done=self.closed)
+
+
+def restored(listing: str, cursor: str | None, read: str | None) -> Place:
+    """The place that the state tells; the beginning when it tells none, or one of another listing."""
+    match = _CURSOR.fullmatch(cursor or "")
+    if match is None or match[1] != listing:
+        return Place(listing)
+    count = int(read) if read and read.isascii() and read.isdigit() else 0
+    return Place(listing, int(match[2]), match[3] == "true", match[4] or "", count, is_done=match[5] is not None)
+
+
+class Progress:
+    """Whether the pages of one listing lead anywhere."""
+
+    def __init__(self) -> None:
+        self._previous: frozenset[str] = frozenset()
+        self._visited: set[int] = set()  # hashes of the cursors, some megabyte for the longest sweep
+
+    def check(self, after: str, page: Page) -> None:
+        """Raises Unavailable when the page repeats what was read, as when Gamma passes over the cursor it is sent."""
+        if page.following is not None and (page.following == after or hash(page.following) in self._visited):
+            raise _stuck("the cursor comes round again")
+        if page.identities <= self._previous and page.following is not None:
+            raise _stuck("the page brings nothing new")
+
+    def note(self, after: str, page: Page) -> None:
+        """The page has been published."""
+        self._visited.add(hash(after))
+        self._previous = page.identities
+        if page.following is None:
+            self._visited.clear()
+            self._previous = frozenset()
+
+
+def _stuck(why: str) -> Unavailable:
+    return Unavailable(f"Gamma's listing does not advance: {why}", retry_after_s=STUCK_RETRY_S)
+
+
+class Watch:
+    """Ids of the markets whose next change matters: the open ones, and closed ones that are not resolved yet.
+
+    Some 50,000 integers, a few megabytes. Kept in Redis as well, so that what closes while this process is away is
+    noticed afterwards.
+    """
+
+    def __init__(self, text: str | None = None) -> None:
+        self.ids = {int(part) for part in (text or "").split(",") if part.isascii() and part.isdigit()}
+        self._closed_at: dict[int, float] = {}
+
+    def note(self, market: Market, now: float) -> None:
+        """Take in what a listing says of a market."""
+        market_id = int(market.id)
+        if not market.closed:
+            self.ids.add(market_id)
+        elif market_id in self.ids and not self._is_settling(market_id, market, now):
+            self.forget([market_id])
+
+    def _is_settling(self, market_id: int, market: Market, now: float) -> bool:
+        if market.winning_outcome is not None or len(self._closed_at) >= MOST_SETTLING:
+            return False
+        return now - self._closed_at.setdefault(market_id, now) < SETTLING_S
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Nothing more is expected of these markets."""
+        for market_id in ids:
+            self.ids.discard(market_id)
+            self._closed_at.pop(market_id, None)
+
+    def state(self) -> dict[str, str]:
+        """What is kept in Redis."""
+        return {"polymarket_watched": ",".join(map(str, sorted(self.ids)))}
+
+
+class Ration:
+    """So many pages in each period, for what goes on for ever."""
+
+    def __init__(self, pages: int, period_s: float) -> None:
+        self._pages = pages
+        self._period_s = period_s
+        self._left = 0
+        self._refill_at = 0.0
+
+    def is_left(self, now: float) -> bool:
+        if now >= self._refill_at:
+            self._left, self._refill_at = self._pages, now + self._period_s
+        return self._left > 0
+
+    def take(self) -> None:
+        self._left -= 1
+
+    def end(self) -> None:
+        """No more until the next period."""
+        self._left = 0

@@ -1,0 +1,413 @@
+"""Fills from a simulated subgraph to a real stream: each once, none lost, whatever the source does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import ConfigError, Unavailable
+from common.redis_queue import Position
+from common.runtime import Context
+from common.state import read_position, read_state
+from ingesters.goldsky_ingester import GoldskyIngester, build
+from tests.integration.ingesting import Asked, Reply, as_json, context_for, dead_letters, published, run_until, upstream
+from tests.servers import ROOT, RedisServer
+from tests.simulator import SimulatorServer
+from tests.waiting import wait_until
+
+STREAM = "stream:order_events"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorServer]:
+    folder = tmp_path_factory.mktemp("simulator")
+    with SimulatorServer(folder, rate_limits=False, history_hours=0.05, live_rate=10) as server:
+        yield server
+
+
+@pytest.fixture
+def simulator(shared: SimulatorServer) -> Iterator[SimulatorServer]:
+    yield shared
+    shared.clear_faults()
+    shared.resume()
+
+
+def context_of(redis: RedisServer, simulator: SimulatorServer, **settings: object) -> Context:
+    return context_for(
+        redis,
+        **{
+            "goldsky_url": simulator.goldsky_url,
+            "goldsky_page_size": 100,
+            "goldsky_poll_interval": 0.1,
+            "goldsky_requests_per_10s": 10_000,
+            "order_events_start": "2h",
+        }
+        | settings,
+    )
+
+
+def state_of(stage: GoldskyIngester) -> object:
+    return stage.report()["source_state"]
+
+
+def run_to_the_end(stage: GoldskyIngester) -> list[Unavailable]:
+    return run_until(stage, lambda: state_of(stage) in {"live", "idle"}, "the ingester has caught up")
+
+
+def assert_complete(context: Context, simulator: SimulatorServer) -> None:
+    """Each fill that exists is in the stream, once."""
+    counted = Counter(fill["id"] for fill in published(context, STREAM))
+    assert set(counted) == set(simulator.truth_fills())
+    assert set(counted.values()) == {1}
+
+
+def test_every_fill_arrives_once_and_in_order(redis_server: RedisServer, simulator: SimulatorServer) -> None:
+    simulator.freeze()
+    context = context_of(redis_server, simulator)
+    stage = build(context)
+    assert run_to_the_end(stage) == []
+    assert_complete(context, simulator)
+    fills = published(context, STREAM)
+    assert [fill["id"] for fill in fills] == simulator.truth_fills()
+    last = Position(fills[-1]["timestamp"], fills[-1]["id"])
+    assert read_position(context.queue, "goldsky") == last
+    assert read_state(context.queue, "goldsky_last_timestamp") == str(last.timestamp)
+    assert stage.report()["newest_event_at"] == last.timestamp
+
+
+def test_values_arrive_as_the_source_tells_them(redis_server: RedisServer, simulator: SimulatorServer) -> None:
+    simulator.freeze()
+    context = context_of(redis_server, simulator)
+    run_to_the_end(build(context))
+    fill = published(context, STREAM)[100]
+    truth = simulator.truth_fill(fill["id"])
+    where = {"where": {"id": fill["id"]}}
+    query = (
+        "query ($where: OrderFilledEvent_filter) { orderFilledEvents(where: $where) { makerAssetId takerAssetId fee } }"
+    )
+    row = simulator.query(query, **where)["data"]["orderFilledEvents"][0]
+    assert (fill["maker_asset_id"], fill["taker_asset_id"], str(fill["fee"])) == tuple(row.values())
+    assert str(truth["timestamp"]) == str(fill["timestamp"])
+
+
+def test_new_fills_arrive_after_the_ingester_has_caught_up(
+    redis_server: RedisServer, simulator: SimulatorServer
+) -> None:
+    context = context_of(redis_server, simulator)
+    stage = build(context)
+    run_to_the_end(stage)
+    before = len(published(context, STREAM))
+    run_until(stage, lambda: len(published(context, STREAM)) > before + 20, "new fills arrive")
+    simulator.freeze()
+    run_until(stage, lambda: len(published(context, STREAM)) == len(simulator.truth_fills()), "the last fills arrive")
+    assert_complete(context, simulator)
+
+
+@pytest.mark.parametrize("pages", [1, 3, 8])
+def test_a_restart_goes_on_from_the_cursor(redis_server: RedisServer, simulator: SimulatorServer, pages: int) -> None:
+    simulator.freeze()
+    context = context_of(redis_server, simulator)
+    stage = build(context)
+    for _ in range(pages):
+        stage.step()
+    reached, before = read_position(context.queue, "goldsky"), len(published(context, STREAM))
+    again = build(context)
+    again.step()
+    assert reached is not None
+    assert published(context, STREAM)[0]["timestamp"] < reached.timestamp
+    run_to_the_end(again)
+    assert again.report()["records_out"] == len(simulator.truth_fills()) - before
+    assert_complete(context, simulator)
+
+
+def test_two_ingesters_of_one_source_publish_each_fill_once(
+    redis_server: RedisServer, simulator: SimulatorServer
+) -> None:
+    simulator.freeze()
+    context = context_of(redis_server, simulator)
+    one, other = (
+        build(context),
+        build(context._replace(settings=context.settings.model_copy(update={"goldsky_page_size": 70}))),
+    )
+    while state_of(one) == "catching up":
+        one.step()
+        other.step()
+    run_to_the_end(other)
+    assert_complete(context, simulator)
+
+
+def test_an_error_in_a_200_is_not_the_end(redis_server: RedisServer, simulator: SimulatorServer) -> None:
+    simulator.freeze()
+    context = context_of(redis_server, simulator)
+    stage = build(context)
+    simulator.add_fault("goldsky", "graphql_errors", count=2)
+    stage.step()
+    stage.step()
+    assert state_of(stage) == "catching up"
+    assert stage.report()["detail"] == "pages of 25: larger ones time out"
+    run_to_the_end(stage)
+    assert_complete(context, simulator)
+
+
+def test_an_error_on_the_smallest_page_is_unavailable(redis_server: RedisServer, simulator: SimulatorServer) -> None:
+    stage = build(context_of(redis_server, simulator, goldsky_page_size=25))
+    simulator.add_fault("goldsky", "graphql_errors", count=1)
+    with pytest.raises(Unavailable, match="even for 25 fills: statement timeout"):
+        stage.step()
+
+
+def test_a_rate_limit_says_how_long_to_wait(redis_server: RedisServer, simulator: SimulatorServer) -> None:
+    stage = build(context_of(redis_server, simulator))
+    simulator.add_fault("goldsky", "http_429", count=1, retry_after_s=4)
+    with pytest.raises(Unavailable, match="answers 429") as caught:
+        stage.step()
+    assert caught.value.retry_after_s == 4
+
+
+def test_our_own_limit_is_a_wait_and_not_a_failure(redis_server: RedisServer, simulator: SimulatorServer) -> None:
+    stage = build(context_of(redis_server, simulator, goldsky_requests_per_10s=3))
+    assert [stage.step() for _ in range(3)] == [0, 0, 0]
+    assert 8 < stage.step() <= 10
+
+
+@pytest.mark.parametrize("kind", ["truncated_json", "http_500", "garbage"])
+def test_a_broken_answer_is_unavailable_and_nothing_moves(
+    redis_server: RedisServer, simulator: SimulatorServer, kind: str
+) -> None:
+    simulator.freeze()
+    context = context_of(redis_server, simulator)
+    stage = build(context)
+    simulator.add_fault("goldsky", kind, count=1)
+    with pytest.raises(Unavailable):
+        stage.step()
+    assert published(context, STREAM) == []
+    assert run_to_the_end(stage) == []
+    assert_complete(context, simulator)
+
+
+def test_faults_of_every_kind_lose_and_double_nothing(redis_server: RedisServer, simulator: SimulatorServer) -> None:
+    for kind in ("short_page", "duplicate_rows", "malformed_record", "graphql_errors", "truncated_json", "http_429"):
+        simulator.add_fault("goldsky", kind, probability=0.15)
+    simulator.add_fault("goldsky", "late_rows", seconds=2)
+    context = context_of(redis_server, simulator)
+    stage = build(context)
+    run_until(stage, lambda: len(published(context, STREAM)) > 2200, "the history and some live fills arrive", 60)
+    simulator.freeze()
+    simulator.clear_faults()
+    run_until(stage, lambda: len(published(context, STREAM)) >= len(simulator.truth_fills()), "the last fills arrive")
+    assert_complete(context, simulator)
+
+
+def test_a_malformed_row_is_a_dead_letter_and_the_rest_goes_on(
+    redis_server: RedisServer, simulator: SimulatorServer
+) -> None:
+    simulator.freeze()
+    context = context_of(redis_server, simulator)
+    stage = build(context)
+    known = set(simulator.truth_malformed())
+    simulator.add_fault("goldsky", "malformed_record", count=5)
+    run_to_the_end(stage)
+    assert_complete(context, simulator)
+    letters = dead_letters(context, STREAM)
+    assert {json.loads(letter.data)["id"] for letter in letters} == set(simulator.truth_malformed()) - known
+    assert len(letters) == 5
+    assert all(letter.reason and letter.source_stream == "goldsky" for letter in letters)
+    assert stage.report()["dead_letters"] == 5
+
+
+def test_a_full_stream_makes_the_ingester_wait(redis_server: RedisServer, simulator: SimulatorServer) -> None:
+    stage = build(context_of(redis_server, simulator, stream_backlog_limit=150))
+    waits = [stage.step() for _ in range(4)]
+    assert waits == [0, 0, 1, 1]
+    assert stage.report()["detail"] == "waiting: stream is full"
+
+
+def test_a_start_that_makes_no_sense_is_a_configuration_error(
+    redis_server: RedisServer, simulator: SimulatorServer
+) -> None:
+    with pytest.raises(ConfigError, match="ORDER_EVENTS_START"):
+        build(context_of(redis_server, simulator, order_events_start="soon"))
+
+
+# --- a subgraph that says what the simulator never would -----------------------------------------------------------
+
+NOW = 1_762_854_600
+
+
+def row(number: int, **changes: object) -> dict[str, Any]:
+    fields = {
+        "id": f"0x{number:064x}_0x{'b2' * 32}",
+        "timestamp": str(NOW - 100 + number // 10),
+        "transactionHash": f"0x{number:064x}",
+        "orderHash": f"0x{'b2' * 32}",
+        "maker": f"0x{'d4' * 20}",
+        "taker": f"0x{'47' * 20}",
+        "makerAssetId": "0",
+        "takerAssetId": "123",
+        "makerAmountFilled": "205000",
+        "takerAmountFilled": "5000000",
+        "fee": "0",
+    }
+    return fields | changes
+
+
+def fills(rows: list[dict[str, Any]]) -> Reply:
+    return as_json({"data": {"orderFilledEvents": rows}})
+
+
+def asked_for(request: Asked) -> dict[str, Any]:
+    return dict(json.loads(request.body).get("variables", {}))
+
+
+def scripted(redis: RedisServer, url: str, **settings: object) -> tuple[Context, GoldskyIngester]:
+    settings = {"goldsky_url": url, "order_events_start": str(NOW - 1000), "goldsky_page_size": 50} | settings
+    context = context_for(redis, **settings)
+    return context, build(context)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (as_json({"errors": [{"message": "indexing stopped"}]}), "answers an error: indexing stopped"),
+        (as_json({"errors": ["odd"], "data": {"orderFilledEvents": []}}), "answers an error: odd"),
+        (as_json({"data": None}), "neither data nor errors"),
+        (as_json({}), "neither data nor errors"),
+        (as_json({"data": {"orderFilledEvents": None}}), "without fills"),
+        (as_json({"data": {"orderFilledEvents": "x"}}), "no GraphQL"),
+        (as_json([]), "no GraphQL"),
+        (Reply(b"<html>"), "no GraphQL"),
+        (Reply(b""), "no GraphQL"),
+        (Reply(b'{"data": ' + b"[" * 100_000), "no GraphQL"),
+        (Reply(b"no such subgraph", 404), "answers 404: no such subgraph"),
+    ],
+)
+def test_nonsense_is_never_no_new_data(redis_server: RedisServer, reply: Reply, reason: str) -> None:
+    with upstream(lambda _: reply) as url:
+        _, stage = scripted(redis_server, url)
+        with pytest.raises(Unavailable, match=reason):
+            stage.step()
+        assert state_of(stage) == "catching up"
+
+
+def test_a_row_that_breaks_the_page_s_json_is_a_dead_letter_alone(redis_server: RedisServer) -> None:
+    good, bad = row(1), row(2)
+    body = json.dumps({"data": {"orderFilledEvents": [good, bad]}}).replace('"205000"', '"\\ud800"', 2)
+    body = body.replace('"\\ud800"', '"205000"', 1)
+    with upstream(lambda _: Reply(body.encode())) as url:
+        context, stage = scripted(redis_server, url)
+        stage.step()
+        assert [fill["id"] for fill in published(context, STREAM)] == [good["id"]]
+        assert [letter.data for letter in dead_letters(context, STREAM)] == [
+            json.dumps(bad).replace("205000", "\\ud800").encode()
+        ]
+
+
+def test_a_full_page_without_a_usable_place_is_buried_once_and_reported(redis_server: RedisServer) -> None:
+    junk = [row(number, timestamp=None) for number in range(50)]
+    with upstream(lambda _: fills(junk)) as url:
+        context, stage = scripted(redis_server, url)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="do not advance"):
+                stage.step()
+        assert len(dead_letters(context, STREAM)) == 50
+
+
+def test_a_row_from_the_future_hides_nothing_that_comes_later(redis_server: RedisServer) -> None:
+    rows = [row(1), row(2, timestamp="4294967295")]
+
+    def answer(request: Asked) -> Reply:
+        where = asked_for(request).get("where", {})
+        bound = int(where.get("timestamp_gt", where.get("timestamp_gte", where.get("timestamp", 0))))
+        exact = "timestamp" in where
+        above = "timestamp_gt" in where
+        return fills(
+            [
+                item
+                for item in rows
+                if (int(item["timestamp"]) == bound and item["id"] > where["id_gt"] if exact else True)
+                and int(item["timestamp"]) >= bound + above
+            ]
+        )
+
+    with upstream(answer) as url:
+        context, stage = scripted(redis_server, url, goldsky_poll_interval=0.01)
+        run_until(stage, lambda: state_of(stage) == "idle", "the end is reached")
+        rows.insert(1, row(30))
+        run_until(stage, lambda: len(published(context, STREAM)) == 2, "the later fill arrives")
+        assert len(dead_letters(context, STREAM)) == 1
+
+
+def test_a_mended_row_is_published(redis_server: RedisServer) -> None:
+    rows = [row(1), row(2, fee="x"), row(3)]
+    with upstream(lambda _: fills(rows)) as url:
+        context, stage = scripted(redis_server, url)
+        stage.step()
+        rows[1] = row(2)
+        build(context).step()
+        assert {fill["id"] for fill in published(context, STREAM)} == {item["id"] for item in rows}
+
+
+def test_a_frozen_source_is_idle_and_its_own_doubts_are_told(redis_server: RedisServer) -> None:
+    asked = []
+
+    def answer(request: Asked) -> Reply:
+        query = json.loads(request.body)["query"]
+        asked.append(query)
+        if "_meta" in query:
+            return as_json({"data": {"_meta": {"block": {"number": 1, "timestamp": None}, "hasIndexingErrors": True}}})
+        return fills([row(1)] if "timestamp_gte" in asked_for(request)["where"] else [])
+
+    now = [float(NOW)]
+    with upstream(answer) as url:
+        context, _ = scripted(redis_server, url)
+        stage = build(context, lambda: now[0])
+        run_until(stage, lambda: state_of(stage) in {"live", "idle"}, "the end is reached")
+        assert state_of(stage) == "live"
+        now[0] += 1000
+        run_until(stage, lambda: state_of(stage) == "idle", "the source counts as idle")
+        stage.step()
+        assert stage.report()["detail"] == "the subgraph reports indexing errors"
+        assert stage.report()["newest_event_at"] == NOW - 100
+
+
+# --- the process ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["ingesters/goldsky_ingester.py"], ["-m", "ingesters.goldsky_ingester"]])
+def test_the_process_fetches_at_once_and_ends_cleanly(
+    redis_server: RedisServer, simulator: SimulatorServer, tmp_path: Path, command: list[str]
+) -> None:
+    context = context_of(redis_server, simulator)
+    with process(command, context, tmp_path) as running:
+        wait_until(lambda: published(context, STREAM), "fills arrive", 10)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(10) == 0, (tmp_path / "log").read_text()
+
+
+def test_the_process_refuses_a_wrong_start_with_status_2(
+    redis_server: RedisServer, simulator: SimulatorServer, tmp_path: Path
+) -> None:
+    context = context_of(redis_server, simulator, order_events_start="soon")
+    with process(["-m", "ingesters.goldsky_ingester"], context, tmp_path) as running:
+        assert running.wait(10) == 2
+    assert "ORDER_EVENTS_START: expected" in (tmp_path / "log").read_text()
+
+
+def process(command: list[str], context: Context, folder: Path) -> subprocess.Popen[bytes]:
+    """The ingester as its own process, with the context's settings in its environment."""
+    settings = {
+        name.upper(): str(value)
+        for name, value in context.settings.model_dump().items()
+        if isinstance(value, str | int | float)
+    }
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env={**os.environ, **settings}, stdout=log, stderr=log
+        )
