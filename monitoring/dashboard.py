@@ -1,0 +1,181 @@
+"""The operator's page on the pipeline, its JSON, and its health checks. It reads Redis and ClickHouse, no more."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, HTMLResponse
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from common.clickhouse import ClickHouse
+from common.config import Settings
+from common.errors import ConfigError
+from common.redis_queue import RedisQueue
+from common.runtime import Context, main
+from monitoring.access import guard
+from monitoring.page import render_fragment, render_page
+from monitoring.snapshot import Snapshot, Watch
+from monitoring.status import collect
+
+STATIC = Path(__file__).parent / "static"
+READ_TIMEOUT_S = 2.0  # the page has to say soon that a server does not answer; other processes can wait longer
+GRACE_S = 5  # for requests under way when the process is told to stop
+CHECK_S = 1.0
+OK, UNAVAILABLE = 200, 503
+
+
+def create_app(settings: Settings, queue: RedisQueue, clickhouse: ClickHouse, clock: Callable[[], float]) -> FastAPI:
+    """The application on a pipeline's servers."""
+    return app_of(Watch(lambda now: collect(queue, clickhouse, settings, now), clock), settings.dashboard_host)
+
+
+def app_of(watch: Watch, listening_on: str) -> FastAPI:
+    """The application. While it runs it samples for its charts; it reads at most once a second for all clients."""
+    app = FastAPI(title="Polymarket pipeline", lifespan=_sampling(watch), openapi_url=None)
+    app.state.sampler = None
+    app.middleware("http")(guard(listening_on))
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    _add_pages(app, watch)
+    _add_checks(app, watch)
+    return app
+
+
+def _sampling(watch: Watch) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sampler = app.state.sampler = asyncio.create_task(watch.sample_for_ever())
+        yield
+        sampler.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sampler
+
+    return lifespan
+
+
+def _add_pages(app: FastAPI, watch: Watch) -> None:
+    @app.get("/")
+    async def page() -> HTMLResponse:
+        return HTMLResponse(render_page(await watch.snapshot()))
+
+    @app.get("/fragment")
+    async def fragment() -> HTMLResponse:
+        return HTMLResponse(render_fragment(await watch.snapshot()))
+
+    @app.get("/favicon.ico")
+    async def favicon() -> FileResponse:
+        return FileResponse(STATIC / "favicon.svg", media_type="image/svg+xml")
+
+    @app.get("/api/status")
+    async def status() -> Response:
+        return _json((await watch.snapshot()).to_json())
+
+
+def _add_checks(app: FastAPI, watch: Watch) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether the pipeline works; 503 with the reasons when a part of it is broken."""
+        return _health(await watch.snapshot())
+
+    @app.get("/livez")
+    async def livez() -> Response:
+        """Whether this process answers; no dependency is looked at."""
+        return _json({"status": "ok"})
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        """Whether what this process depends on can be used."""
+        return _readiness(await watch.snapshot())
+
+
+def _health(snapshot: Snapshot) -> Response:
+    health = snapshot.health
+    reasons = [f"{reason.severity}: {reason.about} {reason.text}" for reason in health.reasons]
+    return _json({"status": health.verdict, "reasons": reasons}, UNAVAILABLE if health.verdict == "broken" else OK)
+
+
+def _readiness(snapshot: Snapshot) -> Response:
+    servers = {"redis": snapshot.status.redis, "clickhouse": snapshot.status.clickhouse}
+    ready = all(reading.state == "known" for reading in servers.values())
+    dependencies = {name: reading.reason or "ok" for name, reading in servers.items()}
+    body = {"status": "ok" if ready else "not ready", "dependencies": dependencies}
+    return _json(body, OK if ready else UNAVAILABLE)
+
+
+def _json(body: object, status_code: int = OK) -> Response:
+    return Response(msgspec.json.encode(body), status_code, media_type="application/json")
+
+
+class Dashboard:
+    """The web server as a stage: it serves in a thread of its own while the main thread beats and heeds signals."""
+
+    def __init__(self, app: FastAPI, listening: socket.socket, close: Callable[[], None]) -> None:
+        self._app = app
+        self._close = close
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S)
+        )
+        self._thread = threading.Thread(target=self._server.run, args=([listening],), name="web server")
+        self._thread.start()
+
+    @property
+    def instance(self) -> str:
+        return "dashboard"
+
+    def step(self) -> float:
+        """Crash when the server or its sampling has: pages that stand still must not look alive."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the web server has ended by itself")
+        sampler: asyncio.Task[None] | None = self._app.state.sampler
+        if sampler is not None and sampler.done():
+            raise RuntimeError("sampling has ended by itself") from sampler.exception()
+        return CHECK_S
+
+    def drain(self) -> None:
+        """Answer what is under way."""
+        self._server.should_exit = True
+        self._thread.join()
+
+    def close(self) -> None:
+        self.drain()
+        self._close()
+
+    def report(self) -> Mapping[str, str | int | float]:
+        return {}
+
+
+def build(context: Context) -> Dashboard:
+    """The dashboard with connections of its own, which give up sooner than a pipeline's have to."""
+    timeouts = {"redis_timeout_s": READ_TIMEOUT_S, "clickhouse_timeout_s": READ_TIMEOUT_S}
+    settings = context.settings.model_copy(update=timeouts)
+    listening = listen(settings.dashboard_host, settings.dashboard_port)
+    queue, clickhouse = RedisQueue(settings), ClickHouse(settings)
+
+    def close() -> None:
+        queue.close()
+        clickhouse.close()
+
+    context.log.info("listening on http://%s:%d", settings.dashboard_host, settings.dashboard_port)
+    return Dashboard(create_app(settings, queue, clickhouse, time.time), listening, close)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError when the address or the port can't be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"DASHBOARD_HOST, DASHBOARD_PORT: can't listen on {host}:{port}: {reason}") from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("dashboard", build))

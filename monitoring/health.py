@@ -1,0 +1,105 @@
+"""The verdict on the pipeline, and the reasons for it. Pure: decided from a status alone."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from monitoring.formatting import ago, duration, number, printable
+from monitoring.reading import Reading
+from monitoring.stages import Stage
+from monitoring.status import Status
+from monitoring.streams import Stream
+
+Severity = Literal["degraded", "broken"]  # works with limits, or a part of it does not work
+Verdict = Literal["ok", "degraded", "broken"]
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Something that is not as it should be."""
+
+    severity: Severity
+    about: str  # the component, stream, table or server
+    text: str
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The verdict: that of the worst reason."""
+
+    verdict: Verdict
+    reasons: list[Reason]
+
+
+def judge(status: Status) -> Health:
+    """The worst comes first. A server that is away is named once, not again for everything that it hides."""
+    reasons = sorted(_reasons(status), key=lambda reason: reason.severity)  # "broken" sorts before "degraded"
+    return Health(reasons[0].severity if reasons else "ok", reasons)
+
+
+def _reasons(status: Status) -> Iterator[Reason]:
+    yield from _server("Redis", status.redis)
+    yield from _server("ClickHouse", status.clickhouse)
+    for stage in status.stages:
+        yield from _stage(stage, status.at)
+    for stream in status.streams:
+        yield from _stream(stream, status.stream_backlog_limit)
+    if status.clickhouse.state == "known":
+        for table in status.tables:
+            if table.rows.state == "unknown":
+                yield Reason("broken", table.name, table.rows.reason)
+    yield from _losses(status)
+
+
+def _server(name: str, reachable: Reading[bool]) -> Iterator[Reason]:
+    if reachable.state != "known":
+        yield Reason("broken", name, f"can't be used: {printable(reachable.reason)}")
+
+
+def _stage(stage: Stage, now: float) -> Iterator[Reason]:
+    age = f"last heartbeat {ago(stage.heartbeat_age_s.value)}" if stage.heartbeat_age_s.value is not None else ""
+    match stage.state:
+        case "missing":
+            yield Reason("broken", stage.component, "has no heartbeat: it is not running")
+        case "silent":
+            yield Reason("broken", stage.component, f"is silent: {age}")
+        case "stopped":
+            yield Reason("broken", stage.component, f"has stopped: {age}")
+        case "waiting":
+            yield Reason("degraded", stage.component, f"waits: {printable(stage.reason)}{_next_attempt(stage, now)}")
+        case "starting" | "draining":
+            yield Reason("degraded", stage.component, f"is {stage.state}")
+        case _:
+            yield from _quiet_source(stage, now)
+
+
+def _next_attempt(stage: Stage, now: float) -> str:
+    at = stage.next_attempt_at.value
+    return "" if at is None else f"; next attempt {f'in {duration(at - now)}' if at > now else 'now'}"
+
+
+def _quiet_source(stage: Stage, now: float) -> Iterator[Reason]:
+    """A source that answers but has nothing new: only the age of its newest event tells a dead one from a quiet one."""
+    newest = stage.newest_event_at.value
+    if stage.source_state == "idle" and newest is not None:
+        source = printable(stage.source) or "its source"
+        yield Reason("degraded", stage.component, f"{source} has nothing new: its newest event is {ago(now - newest)}")
+
+
+def _stream(stream: Stream, backlog_limit: int) -> Iterator[Reason]:
+    for group in stream.groups:
+        if group.state == "missing":
+            text = f"has no consumer group {group.name}: it is neither read nor trimmed"
+            yield Reason("broken", stream.name, text)
+        elif group.behind.value is not None and group.behind.value > backlog_limit:
+            behind = f"{number(group.behind.value)} entries behind; ingesters pause above {number(backlog_limit)}"
+            yield Reason("degraded", stream.name, f"group {printable(group.name)} is {behind}")
+
+
+def _losses(status: Status) -> Iterator[Reason]:
+    for letters in status.dead_letters:
+        if letters.count.value:
+            plural = "" if letters.count.value == 1 else "s"
+            yield Reason("degraded", letters.stream, f"has {number(letters.count.value)} dead letter{plural}")
+    if status.lost_entries.value:
+        text = f"{number(status.lost_entries.value)} entries left Redis before every group had processed them"
+        yield Reason("degraded", "Redis", text)

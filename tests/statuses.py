@@ -1,0 +1,157 @@
+"""Statuses of pipelines in various conditions, made by hand."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from common.redis_queue import DeadLetter, GroupInfo, StreamInfo
+from monitoring.reading import Reading, absent, known, unknown
+from monitoring.stages import COMPONENTS, read_stage
+from monitoring.status import Latency, Status
+from monitoring.streams import as_dead_letters, as_stream
+from monitoring.tables import Stored, TableState
+from monitoring.watermarks import WATERMARKS, Watermark
+
+NOW = 1_763_749_211.0  # 2025-11-21 18:20:11 UTC
+STALE_AFTER_S = 90.0
+GROUPS = {
+    "stream:markets": ("markets_writers",),
+    "stream:order_events": ("events_processors", "order_events_writers"),
+    "stream:trades": ("trades_writers",),
+}
+AWAY = unknown("Redis at localhost:6379: Error 111 connecting to localhost:6379. Connection refused.")
+CLICKHOUSE_AWAY = unknown("ClickHouse at localhost:8123: connection refused")
+
+
+def beat(component: str, **fields: str) -> dict[str, str]:
+    """A fresh heartbeat of a running process."""
+    return {
+        "component": component,
+        "instance": component,
+        "pid": "4711",
+        "host": "pipeline-1",
+        "state": "running",
+        "reason": "",
+        "next_attempt_at": "",
+        "started_at": f"{NOW - 7300:.3f}",
+        "updated_at": f"{NOW - 0.8:.3f}",
+        "starts": "1",
+        "mode": "live",
+    } | fields
+
+
+REPORTS: Mapping[str, Mapping[str, str]] = {
+    "polymarket_ingester": {
+        "records_in": "46531", "records_out": "46498", "dead_letters": "2", "source": "gamma-api.polymarket.com",
+        "source_state": "live", "newest_event_at": f"{NOW - 40}", "detail": "open markets, page 12",
+    },
+    "goldsky_ingester": {
+        "records_in": "1204211", "records_out": "1204000", "dead_letters": "1", "source": "api.goldsky.com",
+        "source_state": "live", "newest_event_at": f"{NOW - 3}",
+    },
+    "trade_processor": {
+        "instance": "trade_processor-1", "records_in": "1204000", "records_out": "1203961", "dead_letters": "0",
+        "waiting": "39", "starts": "3",
+    },
+    "clickhouse_writer": {
+        "instance": "clickhouse_writer-1", "records_in": "2454420", "records_out": "2454388", "dead_letters": "0",
+        "batches": "3120", "latency_p50_s": "1.12", "latency_p99_s": "2.31",
+    },
+    "dashboard": {},
+}  # fmt: skip
+
+
+def beats(**changed: Mapping[str, str] | None) -> list[dict[str, str]]:
+    """A heartbeat of each component, some of them changed; None takes one away."""
+    found = []
+    for component in COMPONENTS:
+        change = changed.get(component, {})
+        if change is not None:
+            found.append(beat(component, **(dict(REPORTS[component]) | dict(change))))
+    return found
+
+
+def group(name: str, lag: int | None = 4, pending: int = 12, read: int | None = 1_204_000) -> GroupInfo:
+    """A consumer group that keeps up."""
+    oldest = f"{int(NOW * 1000) - 700}-0" if pending else None
+    return GroupInfo(name, 1, pending, lag, f"{int(NOW * 1000) - 100}-0", oldest, read)
+
+
+def stream_info(name: str) -> StreamInfo:
+    """A stream with the groups that it should have."""
+    first, last = f"{int(NOW * 1000) - 20_000}-0", f"{int(NOW * 1000) - 90}-0"
+    return StreamInfo(843, first, last, 1_204_004, [group(each) for each in GROUPS[name]])
+
+
+def table(name: str, rows: int) -> TableState:
+    newest = absent("its rows tell no time") if name == "market_tokens" else known(NOW - 6)
+    return TableState(name, known(rows), known(rows * 86), newest)
+
+
+def either(gone: Reading[Any] | None, value: object) -> Reading[Any]:
+    """The value, unless its server is away."""
+    return known(value) if gone is None else gone
+
+
+MARKS = {
+    "goldsky_last_timestamp": f"{NOW - 3:.0f}",
+    "goldsky_last_id": f"0x{'1c9f' * 16}_0x{'77e0' * 16}",
+    "polymarket_offset": "46500",
+    "polymarket_cursor": "open eyJpZCI6IjUxNjkzNyJ9",
+}
+ROWS = {"markets": 1_512_377, "market_tokens": 3_024_760, "order_filled": 1_204_000, "trades": 1_203_961}
+
+
+def watermarks(redis: Reading[Any] | None) -> list[Watermark]:
+    return [
+        Watermark(
+            name=name,
+            meaning=meaning,
+            value=either(redis, MARKS[name]),
+            at=either(redis, NOW - 3) if name.endswith("timestamp") else None,
+        )
+        for name, meaning in WATERMARKS.items()
+    ]
+
+
+def sizes(clickhouse: Reading[Any] | None) -> list[TableState]:
+    if clickhouse is not None:
+        return [TableState(name, clickhouse, clickhouse, clickhouse) for name in ROWS]
+    return [table(name, rows) for name, rows in ROWS.items()]
+
+
+def a_status(
+    *,
+    mode: Literal["live", "demo"] = "live",
+    heartbeats: list[dict[str, str]] | None = None,
+    streams: Mapping[str, StreamInfo] | None = None,
+    letters: Mapping[str, list[DeadLetter]] | None = None,
+    tables: list[TableState] | None = None,
+    redis: Reading[Any] | None = None,
+    clickhouse: Reading[Any] | None = None,
+    lost_entries: int = 0,
+) -> Status:
+    """A pipeline in which everything works, but for what is given."""
+    told = either(redis, beats() if heartbeats is None else heartbeats)
+    stages = [read_stage(component, told, STALE_AFTER_S, NOW) for component in COMPONENTS]
+    infos = {name: stream_info(name) for name in GROUPS} | dict(streams or {})
+    found = {name: (letters or {}).get(name, []) for name in GROUPS}
+    writer = stages[COMPONENTS.index("clickhouse_writer")]
+    return Status(
+        at=NOW,
+        mode=mode,
+        redis=either(redis, value=True),
+        clickhouse=either(clickhouse, value=True),
+        stages=stages,
+        streams=[as_stream(name, either(redis, info), GROUPS[name], NOW) for name, info in infos.items()],
+        watermarks=watermarks(redis),
+        tables=sizes(clickhouse) if tables is None else tables,
+        latency=Latency(
+            redis_to_clickhouse_p50_s=writer.latency_p50_s,
+            redis_to_clickhouse_p99_s=writer.latency_p99_s,
+            block_to_clickhouse=either(clickhouse, Stored(12_000, 4.2, 7.9)),
+            newest_trade_age_s=either(clickhouse, 6.0),
+        ),
+        dead_letters=[as_dead_letters(name, either(redis, (len(found[name]), found[name]))) for name in GROUPS],
+        lost_entries=either(redis, lost_entries),
+        stream_backlog_limit=500_000,
+    )
