@@ -1,0 +1,248 @@
+#!/usr/bin/env bash
+# Starts the pipeline on this machine and waits until it is healthy.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+Usage: ./start.sh [--demo] [--docker] [--help]
+
+Starts what is not running yet: a Redis-protocol server and ClickHouse where nothing answers at their addresses, then
+the ingesters, the trade processor, the ClickHouse writer and the dashboard, all under supervisord. Running it again
+is harmless. ./stop.sh stops it.
+
+  --demo     read simulated sources instead of Polymarket and Goldsky; needs no network
+  --docker   run everything in containers, with docker compose
+  --help     this text
+
+Settings: .env or the environment; see env.example. From the environment alone:
+  DATA_DIR           where data and sockets lie (data); live and demo data have directories of their own in it
+  SIMULATOR_PORT     port of the simulated sources (8900)
+  SIMULATOR_OPTIONS  further options of the simulator, e.g. "--history-hours 1"
+  PYTHON             the interpreter to make .venv with
+TEXT
+}
+
+STAGES="clickhouse_writer trade_processor polymarket_ingester goldsky_ingester dashboard"
+SERVER_LIMIT_S=60 # an embedded ClickHouse with much data takes a while to load it
+HEALTH_LIMIT_S=60
+
+main() {
+  local docker=no demo=no
+  cd "$(dirname "${BASH_SOURCE[0]}")"
+  . ./functions.sh
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --demo) demo=yes ;;
+      --docker) docker=yes ;;
+      --help | -h) usage && exit 0 ;;
+      *) usage >&2 && fail "unknown option: $1" 2 ;;
+    esac
+    shift
+  done
+  export PIPELINE_MODE=live SIMULATOR_PORT="${SIMULATOR_PORT:-8900}" SIMULATOR_OPTIONS="${SIMULATOR_OPTIONS:-}"
+  if [ "$docker" = yes ]; then
+    [ "$demo" = no ] || choose_demo "http://simulator:8900"
+    start_in_docker
+  else
+    [ "$demo" = no ] || choose_demo "http://127.0.0.1:$SIMULATOR_PORT"
+    start_here
+  fi
+}
+
+choose_demo() {
+  export PIPELINE_MODE=demo POLYMARKET_API_URL="$1/gamma" GOLDSKY_URL="$1/goldsky"
+  # All of the simulator's history, and looks at the sources as often as its limits allow: a demo is short.
+  export ORDER_EVENTS_START="${ORDER_EVENTS_START:-7d}"
+  export POLYMARKET_POLL_INTERVAL="${POLYMARKET_POLL_INTERVAL:-5}" GOLDSKY_POLL_INTERVAL="${GOLDSKY_POLL_INTERVAL:-1}"
+  echo "Demo: the sources are simulated. Nothing that you will see comes from Polymarket."
+}
+
+# --- on this machine -------------------------------------------------------------------------------------------------
+
+start_here() {
+  prepare_venv requirements-embedded.txt
+  load_settings
+  prepare_directories
+  start_supervisord
+  need_server redis embedded_redis "$REDIS_HOST"
+  need_server clickhouse embedded_clickhouse "$CLICKHOUSE_HOST"
+  .venv/bin/python setup_schema.py || give_up "the tables could not be made; see above" $?
+  [ "$PIPELINE_MODE" = live ] || start_simulator
+  start_stages
+  wait_until_healthy
+  report
+}
+
+# After something has been started already. What runs is left running, to be looked at.
+give_up() {
+  fail "$1. ./stop.sh stops what has been started; the logs are in $LOG_DIR" "${2:-1}"
+}
+
+# The settings as the processes will see them. What supervisord.conf needs is exported and stays the same until
+# ./stop.sh; so are passwords, because the embedded servers ask for the ones that the clients will use.
+load_settings() {
+  local assignments
+  assignments=$(.venv/bin/python -m common.probe settings) || fail "the settings are wrong; see above" 2
+  eval "$assignments"
+  export REDIS_HOST REDIS_PORT CLICKHOUSE_HOST CLICKHOUSE_PORT LOG_DIR
+  [ -z "$REDIS_PASSWORD" ] || export REDIS_PASSWORD
+  [ -z "$CLICKHOUSE_PASSWORD" ] || export CLICKHOUSE_USER CLICKHOUSE_PASSWORD
+}
+
+prepare_directories() {
+  mkdir -p "${DATA_DIR:=data}/run" "$DATA_DIR/$PIPELINE_MODE" "$LOG_DIR"
+  find_run_directory "$DATA_DIR"
+  DATA_DIR=$(dirname "$RUN")
+  LOG_DIR=$(cd "$LOG_DIR" && pwd -P)
+  export DATA_DIR LOG_DIR
+  # macOS limits the path of a socket to 103 bytes; supervisord first makes it with its process id at the end.
+  [ ${#RUN} -le 78 ] || fail "$RUN is too long a path for a socket; set DATA_DIR to a shorter one" 2
+}
+
+start_supervisord() {
+  local mode
+  if supervisord_pid >/dev/null; then
+    mode=$(cat "$RUN/mode" 2>/dev/null || echo unknown)
+    [ "$mode" = "$PIPELINE_MODE" ] || fail "the pipeline is running in $mode mode; run ./stop.sh first"
+    echo "The pipeline is running already; starting what is missing."
+    return 0
+  fi
+  ./stop.sh >/dev/null # what a supervisord left behind that was killed
+  need_free_port "$DASHBOARD_HOST" "$DASHBOARD_PORT" DASHBOARD_PORT
+  [ "$PIPELINE_MODE" = live ] || need_free_port 127.0.0.1 "$SIMULATOR_PORT" SIMULATOR_PORT
+  echo "$PIPELINE_MODE" >"$RUN/mode"
+  .venv/bin/python -m supervisor.supervisord -c supervisord.conf || fail "supervisord did not start; see above"
+  wait_for_supervisord
+}
+
+wait_for_supervisord() {
+  local attempt=0
+  until supervisord_pid >/dev/null; do
+    attempt=$((attempt + 1))
+    [ $attempt -le 50 ] || fail "supervisord does not answer; see $RUN/supervisord.log"
+    sleep 0.2
+  done
+}
+
+need_free_port() {
+  .venv/bin/python -m common.probe free "$1" "$2" >/dev/null ||
+    fail "free that port (another copy of the pipeline?) or set $3 to another one"
+}
+
+# need_server PROBE PROGRAM HOST: after it a server answers; an embedded one, unless somebody else's is there already.
+need_server() {
+  local name status=0 answer
+  name=$(echo "$1" | tr '[:lower:]' '[:upper:]')
+  answer=$(.venv/bin/python -m common.probe "$1" 2>&1) || status=$?
+  case $status in
+    0) echo "$answer" && return 0 ;;
+    1) ;;
+    *) give_up "$answer; free that port or set ${name}_PORT to another one" ;;
+  esac
+  if is_local "$3"; then
+    supervisorctl start "$2" >/dev/null || true # whether it answers is what counts
+  else
+    echo "$answer. Waiting up to $SERVER_LIMIT_S s: only on this machine could one be started."
+  fi
+  .venv/bin/python -m common.probe "$1" --wait "$SERVER_LIMIT_S" && return 0
+  if is_local "$3"; then show_log "$2"; fi
+  give_up "no server at ${name}_HOST:${name}_PORT"
+}
+
+is_local() {
+  case $1 in localhost | 127.* | ::1) return 0 ;; *) return 1 ;; esac
+}
+
+start_simulator() {
+  supervisorctl start simulator >/dev/null || true
+  .venv/bin/python -m common.probe http "http://127.0.0.1:$SIMULATOR_PORT/health" --wait 30 >/dev/null && return 0
+  show_log simulator
+  give_up "the simulator did not start"
+}
+
+# All at once: each start waits until the process has proved itself for a second.
+start_stages() {
+  local stage
+  for stage in $STAGES; do
+    supervisorctl start "$stage:*" >/dev/null &
+  done
+  wait
+}
+
+wait_until_healthy() {
+  local deadline=$((SECONDS + HEALTH_LIMIT_S)) down stage
+  until is_healthy; do
+    [ $SECONDS -gt $deadline ] || continue
+    echo "Health: $HEALTH" >&2
+    down=$(stages_down)
+    for stage in $down; do show_log "$stage"; done
+    { echo && supervisorctl status; } >&2 || true
+    give_up "not healthy within $HEALTH_LIMIT_S s"
+  done
+}
+
+# Sets HEALTH to what the dashboard says.
+is_healthy() {
+  HEALTH=$(.venv/bin/python -m common.probe health --wait 5 2>&1) && [ -z "$(stages_down)" ]
+}
+
+# Stages of which a process is not running, by name.
+stages_down() {
+  { supervisorctl status || true; } | awk -v stages="$STAGES" '
+    BEGIN { count = split(stages, names, " "); for (i = 1; i <= count; i++) is_stage[names[i]] = 1 }
+    { split($1, name, ":") }
+    $2 != "RUNNING" && (name[1] in is_stage) { print name[1] }'
+}
+
+show_log() {
+  echo "--- the last lines of $LOG_DIR/$1.log" >&2
+  tail -n 15 "$LOG_DIR/$1.log" >&2 || true
+}
+
+report() {
+  local of_this_copy="" socket=""
+  if [ "$DATA_DIR" != "$(pwd -P)/data" ]; then
+    of_this_copy="DATA_DIR=$DATA_DIR "
+    socket=" -s unix://$RUN/supervisor.sock"
+  fi
+  echo
+  supervisorctl status || true # not zero where a server that is not needed is stopped
+  cat <<TEXT
+
+Health      $HEALTH
+
+Dashboard   http://$DASHBOARD_HOST:$DASHBOARD_PORT
+ClickHouse  curl 'http://$CLICKHOUSE_HOST:$CLICKHOUSE_PORT/?query=SELECT+count()+FROM+$CLICKHOUSE_DATABASE.trades'
+Redis       $REDIS_HOST:$REDIS_PORT
+Processes   .venv/bin/supervisorctl$socket status
+Logs        $LOG_DIR
+Stop        $of_this_copy./stop.sh
+TEXT
+  [ "$PIPELINE_MODE" = live ] || echo "Simulator   http://127.0.0.1:$SIMULATOR_PORT (the data is simulated)"
+}
+
+# --- in containers ---------------------------------------------------------------------------------------------------
+
+start_in_docker() {
+  local profile="" health
+  [ "$PIPELINE_MODE" = live ] || profile="--profile demo"
+  # shellcheck disable=SC2086 # two words, or none
+  compose $profile up -d --build --remove-orphans || fail "docker compose failed; see above"
+  if ! health=$(compose exec -T dashboard python -m common.probe health --wait "$HEALTH_LIMIT_S"); then
+    compose ps >&2
+    compose logs --tail 15 >&2
+    fail "not healthy within $HEALTH_LIMIT_S s. ./stop.sh --docker stops what has been started"
+  fi
+  compose ps
+  cat <<TEXT
+
+Health      $health
+
+Dashboard   http://$(compose port dashboard 8000)
+ClickHouse  curl 'http://$(compose port clickhouse 8123)/?query=SELECT+count()+FROM+polymarket.trades'
+Stop        ./stop.sh --docker
+TEXT
+  [ "$PIPELINE_MODE" = live ] || echo "Simulator   http://$(compose port simulator 8900) (the data is simulated)"
+}
+
+main "$@"

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Checks everything: style, types, architecture, tests. They start servers of their own on free ports.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+Usage: ./test.sh [all|lint|unit|contract|integration|faults] [arguments of pytest]
+
+  ./test.sh                     everything
+  ./test.sh lint                ruff, mypy --strict and the rules on imports
+  ./test.sh unit -k parsing     one part of the tests, or some of its tests
+TEXT
+}
+
+FAILED=""
+
+main() {
+  cd "$(dirname "${BASH_SOURCE[0]}")"
+  . ./functions.sh
+  local part=all
+  case ${1:-} in
+    all | lint | unit | contract | integration | faults) part=$1 && shift ;;
+    --help | -h) usage && exit 0 ;;
+  esac
+  prepare_venv requirements-dev.txt
+  case $part in
+    all)
+      lint
+      check "tests" pytest "$@"
+      ;;
+    lint) lint ;;
+    *) check "tests/$part" pytest "tests/$part" "$@" ;;
+  esac
+  summary
+}
+
+lint() {
+  check "ruff check" ruff check .
+  check "ruff format" ruff format --check .
+  check "mypy" mypy
+  check "imports" lint-imports
+}
+
+# check NAME TOOL ARGUMENTS: runs a tool of .venv; a failure is kept for the summary, and the next check still runs.
+check() {
+  local name=$1
+  shift
+  echo "=== $name"
+  ".venv/bin/$1" "${@:2}" || FAILED="$FAILED $name,"
+}
+
+summary() {
+  if [ -n "$FAILED" ]; then
+    echo "=== FAILED:${FAILED%,} (after $SECONDS s)"
+    exit 1
+  fi
+  echo "=== all passed (after $SECONDS s)"
+}
+
+main "$@"

@@ -1,0 +1,76 @@
+"""The questions of start.sh and of health checks, asked of real servers, of nobody and of strangers."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from common.probe import NO, TAKEN, YES, Answer, ask_clickhouse, ask_free, ask_health, ask_http, ask_redis
+from tests.servers import ClickHouseServer, RedisServer, free_port
+
+HOST = "127.0.0.1"
+
+
+@contextmanager
+def stranger(status: int = 200, body: bytes = b"hello") -> Iterator[int]:
+    """Serve one and the same answer to every request on the port that comes back."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's signature
+            pass
+
+    server = HTTPServer((HOST, 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_servers_that_answer_are_recognised(redis_server: RedisServer, clickhouse_server: ClickHouseServer) -> None:
+    assert ask_redis(redis_server.host, redis_server.port).code == YES
+    assert ask_clickhouse(clickhouse_server.host, clickhouse_server.port).code == YES
+    assert ask_http(f"{clickhouse_server.url}/ping").code == YES
+
+
+@pytest.mark.parametrize("ask", [ask_redis, ask_clickhouse])
+def test_nobody_and_a_stranger_are_told_apart(ask: Callable[[str, int], Answer]) -> None:
+    assert ask(HOST, free_port()).code == NO
+    with stranger() as port:
+        assert ask(HOST, port).code == TAKEN
+
+
+def test_a_server_of_the_other_kind_is_a_stranger(
+    redis_server: RedisServer, clickhouse_server: ClickHouseServer
+) -> None:
+    assert ask_clickhouse(redis_server.host, redis_server.port).code == TAKEN
+    assert ask_redis(clickhouse_server.host, clickhouse_server.port).code == TAKEN
+
+
+def test_a_port_in_use_is_not_free() -> None:
+    with stranger() as port:
+        assert ask_free(HOST, port).code == TAKEN
+    assert ask_free(HOST, free_port()).code == YES
+
+
+def test_health_tells_the_verdict_and_its_reasons() -> None:
+    with stranger(200, b'{"status": "degraded", "reasons": ["Gamma answers 503"]}') as port:
+        assert ask_health(f"http://{HOST}:{port}/health") == (YES, "degraded\n  Gamma answers 503")
+    with stranger(503, b'{"status": "broken", "reasons": []}') as port:
+        assert ask_health(f"http://{HOST}:{port}/health") == (NO, "broken")
+
+
+def test_health_without_a_dashboard_is_a_no_with_a_reason() -> None:
+    answer = ask_health(f"http://{HOST}:{free_port()}/health")
+    assert answer.code == NO
+    assert "does not answer" in answer.text

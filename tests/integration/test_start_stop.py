@@ -1,0 +1,225 @@
+"""The whole product as its user meets it: ./start.sh --demo, a process killed now and then, ./stop.sh, and again.
+
+The tests are one story and run in the order of this file, on a pipeline with data, logs and ports of its own.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from common.config import Settings
+from tests.servers import environment, free_port
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ["clickhouse_writer", "trade_processor", "polymarket_ingester", "goldsky_ingester", "dashboard"]
+SERVERS = ["embedded_redis", "embedded_clickhouse", "simulator"]
+SCRIPT_LIMIT_S = 150.0
+# A market may be listed 40 s after its first fill, and its trade is made a little later.
+SETTLED_LIMIT_S = 120.0
+# Half an hour of history, some 20,000 fills, is plenty for a comparison and keeps the test short.
+SIMULATOR_OPTIONS = "--history-hours 0.5"
+
+pytestmark = pytest.mark.timeout(400)
+
+
+class Process(NamedTuple):
+    """A line of `supervisorctl status`."""
+
+    state: str
+    pid: int  # 0 when it does not run
+
+
+class Demo:
+    """A demo pipeline of this checkout, apart from any other copy on the machine."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        ports = ("REDIS_PORT", "CLICKHOUSE_PORT", "DASHBOARD_PORT", "SIMULATOR_PORT")
+        self.port = {name: free_port() for name in ports}
+        self.env = environment(
+            _defaults()
+            | {name: str(port) for name, port in self.port.items()}
+            | {"DATA_DIR": str(directory / "data"), "LOG_DIR": str(directory / "logs")}
+            | {"SIMULATOR_OPTIONS": SIMULATOR_OPTIONS}
+        )
+
+    def run(self, script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [str(ROOT / script), *arguments]
+        return subprocess.run(
+            command,
+            cwd=self.directory,  # any directory: the scripts find their own
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=SCRIPT_LIMIT_S,
+        )
+
+    def start(self) -> str:
+        result = self.run("start.sh", "--demo")
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    def stop(self) -> str:
+        result = self.run("stop.sh")
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    def processes(self) -> dict[str, Process]:
+        socket = self.directory / "data" / "run" / "supervisor.sock"
+        command = [str(ROOT / ".venv/bin/supervisorctl"), "-s", f"unix://{socket}", "status"]
+        printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30).stdout
+        found = re.findall(r"^(\S+) +([A-Z]+) +(?:pid (\d+))?", printed, re.MULTILINE)
+        return {name: Process(state, int(pid or 0)) for name, state, pid in found}
+
+    def pids_ever(self) -> set[int]:
+        """Return the process ids of supervisord and of all that it has ever started."""
+        log = (self.directory / "data" / "run" / "supervisord.log").read_text()
+        return {int(pid) for pid in re.findall(r"(?:spawned: '\S+'|supervisord started) with pid (\d+)", log)}
+
+    def query(self, sql: str) -> list[str]:
+        query = urllib.parse.urlencode({"query": sql})
+        return self._read(f"http://127.0.0.1:{self.port['CLICKHOUSE_PORT']}/?{query}").splitlines()
+
+    def count(self, table: str) -> int:
+        return int(self.query(f"SELECT count() FROM polymarket.{table}")[0])
+
+    def ids(self, table: str) -> list[str]:
+        return sorted(self.query(f"SELECT id FROM polymarket.{table}"))
+
+    def freeze(self) -> None:
+        """No new fill from now on, so that there is something to compare with."""
+        urllib.request.urlopen(f"{self._simulator}/control/freeze", data=b"{}", timeout=30).close()
+
+    def truth(self, what: str) -> list[str]:
+        return sorted(self._read(f"{self._simulator}/truth/{what}").split())
+
+    def is_whole(self) -> bool:
+        """Tell whether ClickHouse answers and the dashboard finds nothing broken."""
+        try:
+            self._read(f"http://127.0.0.1:{self.port['CLICKHOUSE_PORT']}/ping")
+            self._read(f"http://127.0.0.1:{self.port['DASHBOARD_PORT']}/health")
+        except OSError:
+            return False
+        return True
+
+    def holds_the_truth(self) -> bool:
+        """Tell whether both tables have each fill of the simulator, once."""
+        truth = self.truth("fills")
+        return self.count("trades") == len(truth) and self.ids("trades") == truth == self.ids("order_filled")
+
+    @property
+    def _simulator(self) -> str:
+        return f"http://127.0.0.1:{self.port['SIMULATOR_PORT']}"
+
+    @staticmethod
+    def _read(url: str) -> str:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return str(answer.read().decode())
+
+
+def _defaults() -> dict[str, str]:
+    """Return the settings' defaults as variables, which win over a developer's .env."""
+    defaults = {name.upper(): field.default for name, field in Settings.model_fields.items()}
+    # What start.sh --demo chooses itself, unless told otherwise.
+    chosen = {"ORDER_EVENTS_START", "POLYMARKET_POLL_INTERVAL", "GOLDSKY_POLL_INTERVAL"}
+    return {name: str(value) for name, value in defaults.items() if name not in chosen and value is not None}
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether the process runs; one that has ended and waits for its parent to notice does not."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Demo]:
+    """Return a started demo. Its directory has a short name: the path of a socket has to fit in 100 characters."""
+    directory = Path(tempfile.mkdtemp(prefix="demo-", dir="/tmp"))
+    pipeline = Demo(directory)
+    try:
+        pipeline.start()
+        yield pipeline
+    finally:
+        pipeline.stop()
+        shutil.rmtree(directory)
+
+
+def test_start_ends_with_every_process_running(demo: Demo) -> None:
+    processes = demo.processes()
+    assert set(processes) == {*STAGES, *SERVERS}
+    assert {process.state for process in processes.values()} == {"RUNNING"}
+
+
+def test_trades_arrive_and_grow(demo: Demo) -> None:
+    wait_until(lambda: demo.count("trades") > 5000, "thousands of trades", 60)
+    before = demo.count("trades")
+    wait_until(lambda: demo.count("trades") > before, "more trades", 30)
+
+
+def test_starting_again_changes_nothing_and_says_what_runs(demo: Demo) -> None:
+    before = demo.processes()
+    printed = demo.start()
+    assert demo.processes() == before
+    assert "simulated" in printed
+    assert f"http://127.0.0.1:{demo.port['DASHBOARD_PORT']}" in printed
+
+
+def test_live_mode_is_refused_while_the_demo_runs(demo: Demo) -> None:
+    result = demo.run("start.sh")
+    assert result.returncode == 1
+    assert "the pipeline is running in demo mode; run ./stop.sh first" in result.stdout
+
+
+@pytest.mark.parametrize("name", [*STAGES, "embedded_redis", "embedded_clickhouse"])
+def test_a_killed_process_is_replaced(demo: Demo, name: str) -> None:
+    killed = demo.processes()[name].pid
+    os.kill(killed, signal.SIGKILL)
+
+    def is_replaced() -> bool:
+        process = demo.processes()[name]
+        return process.state == "RUNNING" and process.pid not in {0, killed}
+
+    wait_until(is_replaced, f"{name} runs again", 30)
+    wait_until(demo.is_whole, "the pipeline is whole again", 30)
+
+
+def test_every_fill_is_there_once_after_all_those_kills(demo: Demo) -> None:
+    demo.freeze()
+    wait_until(demo.holds_the_truth, "every fill in order_filled and trades, once", SETTLED_LIMIT_S)
+    markets = demo.query("SELECT DISTINCT id FROM polymarket.markets")
+    assert sorted(markets) == demo.truth("served/markets")
+
+
+def test_stop_leaves_nothing_running_and_the_next_start_goes_on(demo: Demo) -> None:
+    printed = demo.stop()
+    assert "stopping clickhouse_writer" in printed
+    assert [pid for pid in demo.pids_ever() if is_alive(pid)] == []
+    assert "Nothing is running" in demo.stop()
+
+    demo.start()
+    first_look = demo.count("trades")
+    demo.freeze()
+    wait_until(demo.holds_the_truth, "every fill in order_filled and trades, once", SETTLED_LIMIT_S)
+    assert demo.count("trades") >= first_look > 5000
+
+
+def test_what_a_killed_supervisor_left_behind_is_stopped_too(demo: Demo) -> None:
+    supervisor = int((demo.directory / "data" / "run" / "supervisord.pid").read_text())
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: not is_alive(supervisor), "supervisord is gone")
+    assert "Stopped" in demo.stop()
+    assert [pid for pid in demo.pids_ever() if is_alive(pid)] == []
