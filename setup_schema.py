@@ -11,6 +11,7 @@ from common.config import Settings, load_settings
 from common.errors import ConfigError, Unavailable
 from common.migrations import LEDGER, MIGRATIONS, Migration
 from common.redis_queue import RedisQueue
+from common.state import read_state
 from common.tables import TABLES, VIEWS
 
 Say = Callable[[str], None]
@@ -58,13 +59,17 @@ def _check_mode(clickhouse: ClickHouse, mode: str) -> None:
         raise ConfigError(_mixed(f"ClickHouse database {clickhouse.database}", others.pop(), mode))
 
 
+def check_redis(queue: RedisQueue, mode: str) -> None:
+    """Raises ConfigError when Redis holds the other mode's data."""
+    held = read_state(queue, "mode")
+    if held not in {None, mode}:
+        raise ConfigError(_mixed("Redis", str(held), mode))
+
+
 def claim_redis(queue: RedisQueue, mode: str) -> None:
     """Note in Redis which mode's data it holds. Raises ConfigError when it holds the other's."""
-    key = queue.keys.state("mode")
-    queue.call("SET", key, mode, "NX")
-    held = queue.call("GET", key).decode()
-    if held != mode:
-        raise ConfigError(_mixed("Redis", held, mode))
+    queue.call("SET", queue.keys.state("mode"), mode, "NX")
+    check_redis(queue, mode)
 
 
 def _mixed(where: str, held: str, wanted: str) -> str:
@@ -89,8 +94,9 @@ def setup(settings: Settings, say: Say) -> None:
     """Prepare both servers. Raises ConfigError and Unavailable."""
     clickhouse, queue = ClickHouse(settings), RedisQueue(settings)
     try:
-        claim_redis(queue, settings.pipeline_mode)
+        check_redis(queue, settings.pipeline_mode)  # both before either is marked: a refusal leaves no trace
         apply_schema(clickhouse, settings.pipeline_mode, say)
+        claim_redis(queue, settings.pipeline_mode)
     finally:
         clickhouse.close()
         queue.close()

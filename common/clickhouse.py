@@ -19,13 +19,17 @@ INSERT_SETTINGS: Mapping[str, str | int] = {
     "deduplicate_blocks_in_dependent_materialized_views": 1,  # and in views; 0 from 24.7 to 26.1 doubled them
     "date_time_input_format": "best_effort",  # the records' times are ISO
     "input_format_skip_unknown_fields": 0,  # a field without a column is an error, never dropped
+    "max_partitions_per_insert_block": 0,  # a batch of any months goes in; the default, 100, would refuse it for ever
     "max_insert_block_size": 1_048_576,  # above every batch: one insert is one block, all of it or nothing
 }
 OPTIONAL_INSERT_SETTINGS: Mapping[str, str | int] = {"deduplicate_insert": "enable"}  # only newer servers know it
 
 # Codes by what to do about them, from ClickHouse's ErrorCodes.cpp. Whatever is in neither is the rows' fault until
 # bisecting has shown which row's; nothing is lost by that, the row goes to the dead letters with its bytes.
-RETRY = frozenset({159, 160, 164, 202, 203, 209, 210, 236, 241, 242, 243, 252, 265, 285, 290, 319, 364, 394, 999})
+RETRY = frozenset(
+    {159, 160, 164, 202, 203, 209, 210, 236, 241, 242, 243, 252, 265, 285, 290, 319, 364, 394, 999}
+    | {74, 75, 76, 173, 198, 425, 439, 745}  # files, memory, DNS, system calls, threads, overload: the server is ill
+)
 SCHEMA = frozenset({8, 10, 16, 20, 36, 42, 43, 44, 46, 47, 48, 57, 60, 62, 81, 115, 179, 497})  # wrong for every row
 DENIED = frozenset({192, 193, 194, 516})
 

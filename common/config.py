@@ -18,7 +18,12 @@ class Settings(BaseSettings):
     """The effective settings of one process. Immutable; handed to whoever needs them."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     # --- servers -----------------------------------------------------------------------------------------------
@@ -58,7 +63,10 @@ class Settings(BaseSettings):
         description="order book subgraph, for the fills of the V1 exchange",
     )
     polygon_rpc_url: str = Field(
-        "https://polygon-rpc.com", description="Polygon JSON-RPC, comma-separated, for the fills of the later exchanges"
+        "https://polygon-rpc.com",
+        pattern=r"^\s*https?://",
+        description="Polygon JSON-RPC, for the fills of the later exchanges; several, comma-separated, stand in for "
+        "one another, the first being preferred",
     )
     polymarket_poll_interval: float = Field(
         30,
@@ -81,8 +89,36 @@ class Settings(BaseSettings):
     goldsky_overlap_s: int = Field(
         60, ge=0, description="seconds before the cursor that every look reads again, for rows that appear late"
     )
+    polygon_poll_interval: float = Field(2, gt=0, description="seconds between two looks for new blocks")
+    polygon_requests_per_10s: int = Field(100, ge=1, description="own limit on requests to each Polygon provider")
+    polygon_max_blocks: int = Field(
+        500, ge=1, le=10_000, description="blocks a request at most, some 50 kB each; less where a provider allows less"
+    )
+    polygon_overlap_blocks: int = Field(
+        8, ge=0, description="blocks before the cursor that every look reads again, for logs that appear late"
+    )
+    polygon_confirmations: int = Field(
+        64, ge=0, description="blocks that a block has to be old, where a provider can't tell which ones are final"
+    )
+    exchange_addresses: str = Field(
+        "0x4bfb41d5b3570defd03c39a9a4d8de6bd8b8982e,0xc5d563a36ae78145c45a50134d48a1215220f80a,"
+        "0xe111180000d2663c0091e4f400237545b87b996b,0xe2222d279d744050d28e00520010520000310f59,"
+        "0xe3333700ca9d93003f00f0f71f8515005f6c00aa",
+        description="exchange contracts whose fills are read from the chain, comma-separated: V1, V2 and V3",
+    )
+    cutover_block: int = Field(
+        86_126_998, ge=0, description="first block that is read from the chain; fills before it come from the subgraph"
+    )
+    cutover_timestamp: int = Field(
+        1_777_374_040,
+        ge=0,
+        lt=2**32,
+        description="Unix seconds of that block; fills of V1 up to and including it come from the subgraph",
+    )
     order_events_start: str = Field(
-        "1h", description="where a first start begins: 90s, 30m, 1h, 7d before now, a UTC date, or Unix seconds"
+        "1h",
+        description="where a first start begins: 90s, 30m, 1h, 7d before now, a UTC date, Unix seconds, or a block "
+        "from the cut-over on",
     )
     http_connect_timeout_s: float = Field(5.0, gt=0, description="seconds to reach a source")
     http_read_timeout_s: float = Field(

@@ -29,5 +29,9 @@ class LeaseLost(PipelineError):
     """Another process has taken over this consumer's work. Drop what is buffered and acquire a new lease."""
 
 
+class CursorLost(PipelineError):
+    """Redis has lost data, and with it pages that were published. Read the cursor again and go on from there."""
+
+
 class ConfigError(PipelineError):
     """The configuration is wrong and waiting won't mend it. Exit with status 2; the text says what to change."""

@@ -38,6 +38,10 @@ class Rejected(PipelineError):
         self.body = body
 
 
+class TooMuch(Unavailable):
+    """The answer is too long, or takes too long. Wait and repeat, or ask for less."""
+
+
 class RateLimit:
     """So many requests in any ten seconds."""
 
@@ -119,7 +123,8 @@ class HttpSource:
             ) as response:
                 body = self._read(response, started + self._answer_s)
         except (requests.RequestException, HTTPError, OSError) as error:
-            raise Unavailable(self._reason(error)) from error
+            kind = TooMuch if isinstance(error, requests.ReadTimeout | ReadTimeoutError) else Unavailable
+            raise kind(self._reason(error)) from error
         self._answered_at = self._clock()
         self._check(response, body)
         return body
@@ -129,9 +134,9 @@ class HttpSource:
         while chunk := response.raw.read1(_CHUNK, decode_content=True):
             body += chunk
             if len(body) > self._most_bytes:
-                raise Unavailable(f"{self._name} at {self.host} answers more than {self._most_bytes} bytes; cut off")
+                raise TooMuch(f"{self._name} at {self.host} answers more than {self._most_bytes} bytes; cut off")
             if self._clock() > deadline:
-                raise Unavailable(f"{self._name} at {self.host} takes over {self._answer_s:g} s to answer; cut off")
+                raise TooMuch(f"{self._name} at {self.host} takes over {self._answer_s:g} s to answer; cut off")
         return bytes(body)
 
     def _check(self, response: requests.Response, body: bytes) -> None:

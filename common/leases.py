@@ -44,6 +44,6 @@ def acquire_lease(queue: RedisQueue, component: str, lease_s: float) -> Lease:
     lease_ms = int(lease_s * 1000)
     for number in range(1, MOST_INSTANCES):
         consumer = f"{component}-{number}"
-        if queue.call("SET", queue.keys.lease(consumer), holder, "NX", "PX", lease_ms):
+        if queue.script("take_lease", [queue.keys.lease(consumer)], [holder, lease_ms]):
             return Lease(queue, consumer, holder, lease_ms)
     raise LeaseLost(f"{MOST_INSTANCES} processes of {component} already hold a lease")

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common.config import Settings
-from common.errors import ConfigError, Unavailable
+from common.errors import ConfigError, CursorLost, Unavailable
 from common.keys import Keys, Route
 
 if TYPE_CHECKING:
@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 LUA = Path(__file__).parent / "lua"
 CLAIM_COUNT = 1000  # entries a claim takes at once; Lua's stack limits the arguments of one command to some 8,000
 VERSIONS_PER_HASH = 100  # below hash-max-listpack-entries (128): 1.5 million versions take some 50 MB instead of 150
-TEMPORARY = ("OOM", "MISCONF", "LOADING", "NOREPLICAS", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")
+# Replies that pass by waiting. For some, redis-py has a class and drops the code from the text; MasterDownError is a
+# ClusterDownError.
+TEMPORARY = ("MISCONF", "NOREPLICAS", "BUSY ", "UNBLOCKED")
+TEMPORARY_ERRORS = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+)
 
 
 class Entry(NamedTuple):
@@ -46,7 +56,7 @@ class Offer(NamedTuple):
 
     identity: str  # fills: the id; markets: the market id; a record without a usable one: a hash of its bytes
     data: bytes  # the record's JSON, or the original bytes when there is a fault
-    timestamp: int = 0  # fills: event time, Unix seconds; 0 where a faulty record tells none
+    timestamp: int = 0  # fills: event time, Unix seconds, or the block's number; 0 where a faulty record tells none
     version: str = ""  # markets: fingerprint of the content
     fault: str = ""  # why it can't be a record; sends it to the dead letters
 
@@ -64,6 +74,13 @@ class Position(NamedTuple):
 
     timestamp: int  # Unix seconds
     id: str
+
+
+class Height(NamedTuple):
+    """Cursor of a source of blocks: everything up to and including this block has been published."""
+
+    block: int
+    timestamp: int  # of the block, Unix seconds; for people
 
 
 class Result(NamedTuple):
@@ -106,6 +123,7 @@ class DeadLetter(NamedTuple):
     entry_id: str
     attempts: int
     at: str  # ISO time, UTC
+    group: str = ""  # the consumer group that refused it; empty when an ingester did
 
 
 class RedisQueue:
@@ -139,17 +157,58 @@ class RedisQueue:
     # --- source to stream ----------------------------------------------------------------------------------------
 
     def push_batch(
-        self, stream: str, offers: Sequence[Offer], *, source: str, position: Position, window_s: int
+        self,
+        stream: str,
+        offers: Sequence[Offer],
+        *,
+        source: str,
+        position: Position,
+        window_s: int,
+        after: Position | None = None,
     ) -> Pushed:
         """A page of fills: those not seen in the last `window_s` seconds go out, and the cursor moves up to `position`.
 
-        The cursor never moves back, so a second ingester of the same source does no harm.
+        The cursor never moves back, so a second ingester of the same source does no harm. `after` is what the caller
+        knows to be published. Raises CursorLost, with nothing pushed, when Redis knows less: it has lost data.
         """
-        keys = [stream, self.keys.dead_letters(stream), self.keys.seen(source), *self.cursor_keys(source)]
-        arguments: list[Any] = [position.timestamp, position.id, window_s, source, utc_now()]
+        place = (*position, window_s)
+        return self._publish_new(stream, offers, source, self.cursor_keys(source), place, after=after)
+
+    def push_blocks(
+        self,
+        stream: str,
+        offers: Sequence[Offer],
+        *,
+        source: str,
+        height: Height,
+        window_blocks: int,
+        after: Height | None = None,
+    ) -> Pushed:
+        """Fills of whole blocks, up to and including `height`: as `push_batch`, in the order of blocks, not of time.
+
+        The cursor moves with blocks that hold no fill, too. An offer's `timestamp` is the number of its block.
+        """
+        place = (*height, window_blocks)
+        return self._publish_new(stream, offers, source, self.height_keys(source), place, after=after)
+
+    def _publish_new(
+        self,
+        stream: str,
+        offers: Sequence[Offer],
+        source: str,
+        cursor: tuple[str, str],
+        place: tuple[int, str | int, int],
+        *,
+        after: Position | Height | None,
+    ) -> Pushed:
+        keys = [stream, self.keys.dead_letters(stream), self.keys.seen(source), *cursor]
+        arguments: list[Any] = [*place, source, utc_now(), *(after or ("", ""))]
         for offer in offers:
             arguments += (offer.identity, offer.timestamp, offer.data, offer.fault)
-        return Pushed(*self.script("publish_new", keys, arguments))
+        pushed = Pushed(*self.script("publish_new", keys, arguments))
+        if pushed.added < 0:
+            raise CursorLost(f"Redis has forgotten that {source} was published up to {after}")
+        return pushed
 
     def push_changed(self, stream: str, offers: Sequence[Offer], *, source: str, state: Mapping[str, str]) -> Pushed:
         """A page of markets: those whose version is not the remembered one go out, and the sweep's state is written."""
@@ -164,6 +223,10 @@ class RedisQueue:
         """The two keys of a source's cursor: its time and its id."""
         return self.keys.state(f"{source}_last_timestamp"), self.keys.state(f"{source}_last_id")
 
+    def height_keys(self, source: str) -> tuple[str, str]:
+        """The two keys of a cursor of blocks: the block and its time."""
+        return self.keys.state(f"{source}_last_block"), self.keys.state(f"{source}_last_timestamp")
+
     def _versions_key(self, source: str, identity: str) -> str:
         bucket = str(int(identity) // VERSIONS_PER_HASH) if identity.isdecimal() else "other"
         return f"{self.keys.seen(source)}:{bucket}"
@@ -172,11 +235,19 @@ class RedisQueue:
 
     def ensure_group(self, route: Route) -> None:
         """Make the consumer group, and its stream, where missing; it reads from the stream's very beginning."""
+        if self._has_group(route):
+            return  # asked first, because a full Redis refuses to make even what exists
         try:
             self.call("XGROUP", "CREATE", route.stream, route.group, "0", "MKSTREAM")
         except exceptions.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+
+    def _has_group(self, route: Route) -> bool:
+        if not self.call("EXISTS", route.stream):
+            return False
+        groups = self.call("XINFO", "GROUPS", route.stream)
+        return route.group.encode() in [_pairs(group)["name"] for group in groups]
 
     def read_from_stream(self, route: Route, consumer: str, count: int, block_ms: int = 0) -> list[Entry]:
         """The next entries of a consumer: first its own pending ones, oldest first, then new ones.
@@ -189,12 +260,16 @@ class RedisQueue:
             entries = self._read_group(route, consumer, count, 0, position)
             self._backlog_positions[route, consumer] = entries[-1].id if entries else b">"
             if entries:
-                return self._without_lost(route, entries)
-        return self._read_group(route, consumer, count, block_ms, b">")
+                return self._ours(route, self._without_lost(route, entries))
+        return self._ours(route, self._read_group(route, consumer, count, block_ms, b">"))
 
     def reread_pending(self, route: Route, consumer: str) -> None:
         """Let the next read begin with this consumer's oldest pending entry again."""
         self._backlog_positions.pop((route, consumer), None)
+
+    def has_read_backlog(self, route: Route, consumer: str) -> bool:
+        """Whether every entry that was pending when the reading began has been returned."""
+        return self._backlog_positions.get((route, consumer)) == b">"
 
     def read_simple(self, stream: str, after: bytes, count: int) -> list[Entry]:
         """Entries after an id, outside any group: every reader sees all of them."""
@@ -212,14 +287,21 @@ class RedisQueue:
                 raise
             self.ensure_group(route)
             raise Unavailable(f"consumer group {route.group} was missing; made again from the start") from error
-        return _entries(reply[0][1]) if reply else []
+        return _entries(reply[0][1], route.group) if reply else []
+
+    def _ours(self, route: Route, entries: list[Entry]) -> list[Entry]:
+        """Without what was replayed for another group of the stream: this one had its copy; acknowledged."""
+        others = [entry.id for entry in entries if entry.data is _FOR_OTHERS]
+        if not others:
+            return entries
+        self.ack(route, others)
+        return [entry for entry in entries if entry.data is not _FOR_OTHERS]
 
     def _without_lost(self, route: Route, entries: list[Entry]) -> list[Entry]:
         """Pending entries that left the stream can't be processed by anybody: counted as lost, and acknowledged."""
         lost = [entry.id for entry in entries if entry.data is _GONE]
         if lost:
-            self.count_lost(route, len(lost))
-            self.ack(route, lost)
+            self.script("drop_lost", [route.stream, self._lost_key()], [route.group, *lost])
         return [entry for entry in entries if entry.data is not _GONE]
 
     # --- finishing -----------------------------------------------------------------------------------------------
@@ -242,19 +324,21 @@ class RedisQueue:
 
     # --- taking over from the dead -------------------------------------------------------------------------------
 
-    def other_consumers(self, route: Route, consumer: str) -> list[str]:
-        """Names of the group's other consumers, alive or dead."""
-        reply = self.call("XINFO", "CONSUMERS", route.stream, route.group)
-        names = [_pairs(consumer_info)["name"].decode() for consumer_info in reply]
-        return [name for name in names if name != consumer]
+    def consumers(self, route: Route) -> dict[str, int]:
+        """The group's consumers, alive or dead, and how many entries are pending for each; none without the group."""
+        try:
+            reply = [_pairs(consumer) for consumer in self.call("XINFO", "CONSUMERS", route.stream, route.group)]
+        except exceptions.ResponseError as error:
+            if not str(error).startswith(("NOGROUP", "no such key")):
+                raise
+            return {}  # the next read makes it again, and says so
+        return {consumer["name"].decode(): consumer["pending"] for consumer in reply}
 
     def claim(self, route: Route, dead: str, consumer: str) -> Claimed:
         """Take over entries of a consumer without a lease and without manifests; nothing when it is alive."""
-        keys = [route.stream, self.keys.lease(dead), self.keys.manifests(dead)]
+        keys = [route.stream, self.keys.lease(dead), self.keys.manifests(dead), self._lost_key()]
         reply, lost = self.script("claim_dead", keys, [route.group, dead, consumer, CLAIM_COUNT])
-        if lost:
-            self.count_lost(route, lost)
-        return Claimed(_entries(reply), lost)
+        return Claimed(self._ours(route, _entries(reply, route.group)), lost)
 
     def fetch_pending(self, route: Route, consumer: str, entry_ids: Sequence[bytes]) -> list[Entry]:
         """Those of the entries that are still pending, with their data, in the given order; now held by `consumer`."""
@@ -262,7 +346,10 @@ class RedisQueue:
 
     def count_lost(self, route: Route, count: int) -> None:
         """Remember that entries were lost before a group had processed them; the dashboard raises the alarm."""
-        self.call("HINCRBY", self.keys("lost_entries"), f"{route.stream} {route.group}", count)
+        self.call("HINCRBY", self._lost_key(), f"{route.stream} {route.group}", count)
+
+    def _lost_key(self) -> str:
+        return self.keys("lost_entries")
 
     # --- room ----------------------------------------------------------------------------------------------------
 
@@ -283,7 +370,7 @@ class RedisQueue:
         """Have polymarket_ingester look up the markets of these tokens at once."""
         wanted = list(tokens)
         if wanted:
-            self.call("SADD", self.keys.unknown_tokens(), *wanted)
+            self.script("ask_tokens", [self.keys.unknown_tokens()], wanted)
 
     def unknown_tokens(self, limit: int) -> list[str]:
         """Some of the tokens that fills wait for, at random."""
@@ -322,7 +409,7 @@ class RedisQueue:
 
     def lost_entries(self) -> int:
         """Entries that some group lost before it had processed them, ever."""
-        return sum(int(count) for count in _pairs(self.call("HGETALL", self.keys("lost_entries"))).values())
+        return sum(int(count) for count in _pairs(self.call("HGETALL", self._lost_key())).values())
 
     def stream_info(self, stream: str) -> StreamInfo:
         """Length and groups of a stream; an empty one when it does not exist yet."""
@@ -356,15 +443,46 @@ class RedisQueue:
         newest = self.call("XREVRANGE", key, "+", "-", "COUNT", count)
         return int(self.call("XLEN", key)), [_dead_letter(entry_id, _pairs(fields)) for entry_id, fields in newest]
 
+    # --- dead letters, for dead_letters.py -------------------------------------------------------------------------
+
+    def page_of_dead_letters(
+        self, stream: str, first: str, last: str, count: int, *, newest_first: bool = False
+    ) -> list[DeadLetter]:
+        """Up to `count` of a stream's dead letters from id `first` to id `last`; "(" before an id leaves it out."""
+        command, bounds = ("XREVRANGE", (last, first)) if newest_first else ("XRANGE", (first, last))
+        reply = self.call(command, self.keys.dead_letters(stream), *bounds, "COUNT", count)
+        return [_dead_letter(entry_id, _pairs(fields)) for entry_id, fields in reply]
+
+    def count_dead_letters(self, stream: str) -> int:
+        return int(self.call("XLEN", self.keys.dead_letters(stream)))
+
+    def replay_dead_letters(self, stream: str, letters: Sequence[DeadLetter]) -> list[str]:
+        """Put letters back on their stream, for the group that refused them alone; returns the ids of those it moved.
+
+        The others were gone already. In one step: twice at once moves each letter once.
+        """
+        arguments = [argument for letter in letters for argument in (letter.id, letter.group)]
+        moved = self.script("replay", [self.keys.dead_letters(stream), stream], arguments) if letters else []
+        return [entry_id.decode() for entry_id in moved]
+
+    def discard_dead_letters(self, stream: str, ids: Sequence[str]) -> list[str]:
+        """Remove letters; returns the ids of those it removed. The others were gone already."""
+        removed = self.script("discard", [self.keys.dead_letters(stream)], ids) if ids else []
+        return [entry_id.decode() for entry_id in removed]
+
     @contextmanager
     def _available(self) -> Iterator[None]:
         try:
             yield
         except exceptions.AuthenticationError as error:
             raise ConfigError(f"REDIS_PASSWORD: {self._where} refuses it ({error})") from error
-        except (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.OutOfMemoryError) as error:
+        except exceptions.NoPermissionError as error:
+            raise ConfigError(f"REDIS_PASSWORD: {self._where} denies access ({error})") from error
+        except TEMPORARY_ERRORS as error:
             raise Unavailable(f"Redis at {self._where}: {error}") from error
         except exceptions.ResponseError as error:
+            if str(error).startswith("DB index"):
+                raise ConfigError(f"REDIS_DB: {self._where} has no such database ({error})") from error
             if any(sign in str(error) for sign in TEMPORARY):
                 raise Unavailable(f"Redis at {self._where}: {error}") from error
             raise
@@ -387,36 +505,43 @@ def _connect(settings: Settings) -> Redis:
         protocol=2,  # replies as plain lists, the same from Redis 6.2 to Valkey 9
         retry=Retry(NoBackoff(), 0),  # the back-off is run()'s; a silent second attempt would hide it
     )
-    for command in ("XREADGROUP", "XREAD", "XCLAIM", "XREVRANGE", "XINFO STREAM", "XINFO GROUPS", "XINFO CONSUMERS",
-                    "XPENDING", "HGETALL", "SRANDMEMBER"):  # fmt: skip
+    for command in ("XREADGROUP", "XREAD", "XCLAIM", "XRANGE", "XREVRANGE", "XINFO STREAM", "XINFO GROUPS",
+                    "XINFO CONSUMERS", "XPENDING", "HGETALL", "SRANDMEMBER"):  # fmt: skip
         redis.set_response_callback(command, lambda reply, **_: reply)  # raw: a third of the parsed reply's cost
     return redis
 
 
 _GONE = bytes(bytearray(b"(gone)"))  # this very object stands for the data of an entry that was deleted while pending
+_FOR_OTHERS = bytes(bytearray(b"(for others)"))  # likewise, of an entry that was replayed for another group
 
 
-def _entries(reply: list[Any]) -> list[Entry]:
-    return [Entry(entry_id, _data(fields)) for entry_id, fields in reply]
+def _entries(reply: list[Any], group: str = "") -> list[Entry]:
+    """The entries of a reply. A group's reader gets `_FOR_OTHERS` for what is addressed to another group."""
+    reader = group.encode()
+    return [Entry(entry_id, _data(fields, reader)) for entry_id, fields in reply]
 
 
-def _data(fields: list[bytes] | None) -> bytes:
+def _data(fields: list[bytes] | None, reader: bytes) -> bytes:
     if fields is None:
         return _GONE
+    if len(fields) > 2 and reader and fields[2] == b"for" and fields[3] != reader:  # noqa: PLR2004 - a second field
+        return _FOR_OTHERS
     return fields[1] if fields[0] == b"data" else b" ".join(fields)  # a foreign entry: all of it, for the dead letters
 
 
 def _pairs(reply: list[Any]) -> dict[str, Any]:
-    return {reply[i].decode(): reply[i + 1] for i in range(0, len(reply), 2)}
+    return {reply[i].decode(errors="replace"): reply[i + 1] for i in range(0, len(reply), 2)}
 
 
 def _dead_letter(entry_id: bytes, fields: dict[str, bytes]) -> DeadLetter:
+    attempts = fields.get("attempts", b"")
     return DeadLetter(
         id=entry_id.decode(),
         data=fields.get("data", b""),
         reason=fields.get("reason", b"").decode(errors="replace"),
         source_stream=fields.get("source_stream", b"").decode(errors="replace"),
         entry_id=fields.get("entry_id", b"").decode(errors="replace"),
-        attempts=int(fields.get("attempts", b"0")),
+        attempts=int(attempts) if attempts.isdigit() else 0,  # not so in one that somebody wrote by hand
         at=fields.get("at", b"").decode(errors="replace"),
+        group=fields.get("group", b"").decode(errors="replace"),
     )

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import NamedTuple, Protocol, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_exponential, wait_random
 
 from common.config import Settings, load_settings
 from common.errors import ConfigError, Unavailable
@@ -140,9 +140,8 @@ class Runner:
         self._waiting_since: float | None = None
         self._reminded_at = 0.0
         self._reason = ""
-        self._backoff = wait_exponential_jitter(
-            initial=context.settings.backoff_initial_s, max=longest_wait_s, jitter=context.settings.backoff_initial_s
-        )
+        initial_s = context.settings.backoff_initial_s
+        self._backoff = wait_exponential(initial_s, longest_wait_s) + wait_random(0, initial_s)
 
     def run(self, build: Callable[[Context], Stage]) -> None:
         """From the first step to the end of the drain."""
@@ -159,7 +158,7 @@ class Runner:
 
     def _step(self, stage: Stage) -> float:
         if self._waiting_since is None:
-            self._heartbeat.beat(stage, "running")
+            self._tell(stage, "running")  # not even a full Redis, which refuses it, may keep the stage from its work
         wait_s = stage.step()
         self._recovered()
         return wait_s

@@ -69,7 +69,7 @@ class Buffer:
         """Whether a batch should go: enough rows, or the oldest has waited long enough."""
         if not self._entries:
             return False
-        return len(self._entries) >= self._batch_size or now - self._since >= self._max_wait_s
+        return len(self._entries) >= self._batch_size or not self.room() or now - self._since >= self._max_wait_s
 
     def take(self, now: float) -> list[Entry]:
         """The entries of the next batch: all of them, unless a take-over brought more than a batch may hold."""

@@ -6,7 +6,7 @@ this process or the one that takes over, sends the same rows under the same toke
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import NamedTuple
@@ -70,9 +70,14 @@ class Channel:
         self.fixed: deque[Manifest] = deque()  # the first of them is the one under way
         self.taken: dict[str, list[Entry]] = {}  # entries of own batches by token; others' are fetched when needed
         self.insert: Insert | None = None
+        self.failing = False  # ClickHouse was away for the last insert
         # Until the batches of a dead writer are done, its entries must not come in by another way as well.
         self.recovering = False
         self._queue = queue
+
+    def in_hand(self) -> int:
+        """How many entries it holds; as many are pending for its consumer in Redis."""
+        return len(self.buffer) + sum(len(manifest.entry_ids) for manifest in self.fixed)
 
     def is_busy(self) -> bool:
         return bool(self.fixed or len(self.buffer))
@@ -82,6 +87,10 @@ class Channel:
         if manifest not in self.fixed:
             self.fixed.append(manifest)
             self.recovering = True
+
+    def fix_later(self, manifests: Iterable[Manifest]) -> None:
+        """Queue batches, each once: a repeated step may bring them again."""
+        self.fixed.extend(manifest for manifest in manifests if manifest not in self.fixed)
 
     def fix(self, now: float) -> None:
         """Make the buffered entries the next batch."""
@@ -100,8 +109,12 @@ class Channel:
         """Fill the buffer; returns how many entries were read."""
         if self.recovering or not self.buffer.room():
             return 0
-        entries = self._queue.read_from_stream(self.route, consumer, min(READ_COUNT, self.buffer.room()))
-        self.take_in(entries, now)
+        try:
+            entries = self._queue.read_from_stream(self.route, consumer, min(READ_COUNT, self.buffer.room()))
+            self.take_in(entries, now)
+        except Unavailable:
+            self.read_again(consumer)  # the reply may be what was lost, and its entries are ours
+            raise
         return len(entries)
 
     def take_in(self, entries: list[Entry], now: float) -> None:
@@ -114,12 +127,21 @@ class Channel:
 
     def start_over(self, consumer: str) -> None:
         """Forget everything in hand: others may have taken it over."""
-        self.buffer.clear()
         self.fixed.clear()
         self.taken.clear()
         self.insert = None
-        self.recovering = False
+        self.read_again(consumer)
+
+    def read_again(self, consumer: str) -> None:
+        """Read all that is pending for us once more, as soon as the batches that are fixed are done."""
+        self.buffer.clear()
+        self.recovering = bool(self.fixed)
         self._queue.reread_pending(self.route, consumer)
+
+    def has_lost_track(self, consumer: str, pending: int) -> bool:
+        """Whether Redis has other entries for us than we hold: a reply was lost, or somebody acted under our name."""
+        through_backlog = self._queue.has_read_backlog(self.route, consumer)
+        return through_backlog and not self.recovering and pending != self.in_hand()
 
 
 def channels_of(settings: Settings, queue: RedisQueue) -> list[Channel]:
@@ -193,12 +215,12 @@ class ClickHouseWriter:
         self._counts["records_in"] += read
         return 0.0 if read >= READ_COUNT else IDLE_WAIT_S
 
-    # --- one channel's batches ---------------------------------------------------------------------------------------
+    # --- one channel's batches --------------------------------------------------------------------------------------
 
     def _advance(self, channel: Channel, *, flush: bool = False) -> None:
         """Settle the insert that is answered, and begin the next one that is due."""
-        if channel.insert and channel.insert.answer.done():
-            self._settle(channel, channel.insert)
+        if channel.insert:
+            self._look_at(channel, channel.insert)
         if channel.insert:
             return
         now = time.time()
@@ -206,6 +228,19 @@ class ClickHouseWriter:
             channel.fix(now)
         if channel.fixed:
             self._send(channel, channel.fixed[0])
+
+    def _look_at(self, channel: Channel, insert: Insert) -> None:
+        """Settle an insert if it is answered.
+
+        After a failure the answer is waited for, and the step fails until there is a good one: merely sending again
+        would pass for recovery, and the back-off would never grow.
+        """
+        if channel.failing:
+            wait([insert.answer], timeout=self._settings.lease_s / 10)
+        if insert.answer.done():
+            self._settle(channel, insert)
+        elif channel.failing:
+            raise Unavailable(f"ClickHouse has not answered the insert into {channel.table.name} yet")
 
     def _send(self, channel: Channel, manifest: Manifest) -> None:
         """Send a batch, for the first time or again: the same rows, the same token."""
@@ -219,6 +254,8 @@ class ClickHouseWriter:
         rows = b"\n".join([entry.data for entry in entries])
         answer = self._inserts.submit(self._clickhouse.batch_insert, channel.table, rows, manifest.token)
         channel.insert = Insert(manifest, entries, answer)
+        if channel.failing:
+            self._look_at(channel, channel.insert)
 
     def _give_up(self, channel: Channel, manifest: Manifest, left: list[Entry]) -> None:
         """Drop a batch that is acknowledged already, or that the stream has lost entries of.
@@ -231,8 +268,8 @@ class ClickHouseWriter:
         if left:
             lost = len(manifest.entry_ids) - len(left)
             self._log.error("%d entries of a batch are gone from %s: lost", lost, channel.route.stream)
-            self._queue.count_lost(channel.route, lost)
             channel.take_in(left, time.time())
+            self._queue.count_lost(channel.route, lost)
 
     def _settle(self, channel: Channel, insert: Insert) -> None:
         """Act on ClickHouse's answer: acknowledge, or split what it refused, or have the batch sent again.
@@ -243,13 +280,13 @@ class ClickHouseWriter:
         try:
             insert.answer.result()
         except Unavailable:
-            channel.insert = None
+            channel.insert, channel.failing = None, True
             raise
         except RefusedRows as refusal:
             self._narrow_down(channel, insert, str(refusal))
         else:
             self._acknowledge(channel, insert)
-        channel.insert = None
+        channel.insert, channel.failing = None, False
 
     def _acknowledge(self, channel: Channel, insert: Insert) -> None:
         self._manifests.finish(insert.manifest, channel.route)
@@ -270,39 +307,47 @@ class ClickHouseWriter:
             return
         halves = insert.manifest.halves(channel.route.stream)
         self._manifests.split(insert.manifest, halves)
-        channel.fixed.extend(halves)
+        channel.fix_later(halves)
         middle = len(halves[0].entry_ids)
         channel.taken[halves[0].token] = insert.entries[:middle]
         channel.taken[halves[1].token] = insert.entries[middle:]
         channel.done()
 
-    # --- the group's other members -------------------------------------------------------------------------------------
+    # --- the group's other members ----------------------------------------------------------------------------------
 
     def _care(self, now: float) -> None:
         """What is due every few seconds: lease, batches and entries of dead writers, trimming."""
         if now >= self._next_care_at:
-            self._next_care_at = now + self._settings.lease_s / 3
             self._lease.renew()
-            for channel in self._channels:
-                for consumer in self._queue.other_consumers(channel.route, self._lease.consumer):
-                    self._take_over(channel, consumer, now)
+            there_may_be_more = [self._look_after(channel, now) for channel in self._channels]
+            self._next_care_at = now if any(there_may_be_more) else now + self._settings.lease_s / 3
         if now >= self._next_trim_at:
             self._next_trim_at = now + self._settings.trim_interval_s
             self._trim()
 
-    def _take_over(self, channel: Channel, consumer: str, now: float) -> None:
+    def _look_after(self, channel: Channel, now: float) -> bool:
+        """Keep the channel in step with Redis. Whether there may be more to take over at once."""
+        consumers = self._queue.consumers(channel.route)
+        if channel.has_lost_track(self._lease.consumer, consumers.pop(self._lease.consumer, 0)):
+            self._log.warning("%s: reading again what is pending", channel.route.stream)
+            channel.read_again(self._lease.consumer)
+        taken_over = [self._take_over(channel, consumer, now) for consumer in consumers]
+        return any(taken_over)
+
+    def _take_over(self, channel: Channel, consumer: str, now: float) -> bool:
         """First the batches that a dead writer had fixed, then its other entries."""
-        if self._manifests.adopt(consumer):
+        if self._manifests.adopt(consumer, {each.table.name: each.route for each in self._channels}):
             self._log.info("adopted the batches of %s", consumer)
             self._load_manifests()
         if channel.recovering or not channel.buffer.room():
-            return
+            return False
         claimed = self._queue.claim(channel.route, consumer, self._lease.consumer)
         if claimed.lost:
             self._log.error("%d entries of %s are gone from %s: lost", claimed.lost, consumer, channel.route.stream)
         if claimed.entries:
             self._log.info("took over %d entries of %s", len(claimed.entries), consumer)
             channel.take_in(claimed.entries, now)
+        return any(claimed)
 
     def _load_manifests(self) -> None:
         """Queue the batches under our name that a writer before us has fixed."""

@@ -1,5 +1,7 @@
 """The manifests of a writer in Redis, written only while it holds its lease."""
 
+from collections.abc import Mapping
+
 from common.errors import LeaseLost
 from common.keys import Route
 from common.leases import Lease
@@ -44,11 +46,18 @@ class Manifests:
         keys = [route.stream, self._queue.keys.dead_letters(route.stream)]
         return self._run("bury_row", keys, [manifest.token, route.group, entry.id, entry.data, reason, utc_now()])
 
-    def adopt(self, dead: str) -> int:
-        """Make the manifests of a writer without a lease ours. Returns how many."""
+    def adopt(self, dead: str, routes: Mapping[str, Route]) -> int:
+        """Make the manifests of a writer without a lease ours, with their entries; `routes` by table. How many."""
         keys = self._queue.keys
         lease_and_manifests = [keys.lease(dead), keys.manifests(dead), self._lease.key, self._key]
-        return self._checked(self._queue.script("adopt", lease_and_manifests, [self._lease.holder]))
+        tables = [word for table, route in routes.items() for word in (table, route.group)]
+        return self._checked(
+            self._queue.script(
+                "adopt",
+                [*lease_and_manifests, *(route.stream for route in routes.values())],
+                [self._lease.holder, self._lease.consumer, *tables],
+            )
+        )
 
     def _run(self, script: str, keys: list[str], arguments: list[str | bytes]) -> int:
         return self._checked(

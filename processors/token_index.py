@@ -10,6 +10,7 @@ from common.redis_queue import RedisQueue
 
 LOOKUP_COUNT = 500  # tokens a query: 40 KB of statement
 FOLLOW_COUNT = 500  # markets a read
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what the decoders of records raise
 
 
 class RecentTokens:
@@ -53,14 +54,14 @@ class TokenIndex:
         """The token, if it is in memory."""
         return self._recent.get(token_id)
 
-    def follow(self) -> set[str]:
-        """Take in the next markets of the stream; returns the ids of their tokens."""
-        learned: set[str] = set()
+    def follow(self) -> dict[str, Token]:
+        """Take in the next markets of the stream; returns their tokens."""
+        learned: dict[str, Token] = {}
         for entry in self._queue.read_simple(self._stream, self._followed_to, FOLLOW_COUNT):
             self._followed_to = entry.id
             try:
                 tokens = tokens_of(decode_market(entry.data))
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 continue  # the writer of markets dead-letters it
             for token_id, token in tokens.items():
                 self._recent.put(token_id, token)

@@ -5,16 +5,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-import msgspec
-
 from common.clickhouse import ClickHouse
 from common.errors import InvalidRecord, LeaseLost, Unavailable
 from common.keys import Route
 from common.leases import acquire_lease
-from common.records import OrderFilled, decode_order_filled, encode
+from common.records import OrderFilled, Token, decode_order_filled, encode
 from common.redis_queue import Entry, Result
 from common.runtime import Context, main
-from processors.token_index import TokenIndex
+from processors.token_index import UNREADABLE, TokenIndex
 from processors.trades import outcome_token, trade_of
 
 COMPONENT = "trade_processor"
@@ -91,9 +89,19 @@ class TradeProcessor:
     def _read(self) -> list[Entry]:
         if self._is_full():
             return []
-        return self._queue.read_from_stream(
-            self._events, self._lease.consumer, self._settings.processor_batch_size, IDLE_BLOCK_MS
-        )
+        try:
+            return self._queue.read_from_stream(
+                self._events, self._lease.consumer, self._settings.processor_batch_size, IDLE_BLOCK_MS
+            )
+        except Unavailable:
+            self._read_again()  # the reply may be what was lost, and its entries are ours
+            raise
+
+    def _read_again(self) -> None:
+        """Drop what is in hand, and read all that is pending for us once more."""
+        self._batch = []
+        self._waiting = {}
+        self._queue.reread_pending(self._events, self._lease.consumer)
 
     def _process(self, batch: list[Entry]) -> None:
         """Complete what can be completed; the fills of unknown tokens wait."""
@@ -104,23 +112,24 @@ class TradeProcessor:
                 fill = decode_order_filled(entry.data)
                 outcome_token(fill)
                 fills.append(Waiting(entry, fill))
-            except (msgspec.MsgspecError, UnicodeDecodeError, InvalidRecord) as error:
+            except (*UNREADABLE, InvalidRecord) as error:
                 results.append(Result(entry.id, entry.data, str(error)))
-        self._look_up_missing(fills)
-        unknown = [item for item in fills if not self._complete_into(results, item)]
+        known = self._known_tokens({outcome_token(item.fill) for item in fills})
+        unknown = [item for item in fills if not self._complete_into(results, item, known)]
         self._finish(results)
         self._counts["records_in"] += len(batch)
         self._wait_for_markets(unknown)
 
-    def _look_up_missing(self, fills: Iterable[Waiting]) -> None:
-        tokens = {outcome_token(item.fill) for item in fills}
-        missing = {token for token in tokens if token not in self._waiting and self._index.get(token) is None}
-        if missing:
-            self._index.look_up(missing)
+    def _known_tokens(self, token_ids: Iterable[str]) -> dict[str, Token]:
+        """Those of the tokens that are known; kept for the batch, since its look-ups may push one another out."""
+        recent = {token_id: self._index.get(token_id) for token_id in token_ids}
+        known = {token_id: token for token_id, token in recent.items() if token}
+        missing = [token_id for token_id in recent if token_id not in known and token_id not in self._waiting]
+        return {**known, **self._index.look_up(missing)}
 
-    def _complete_into(self, results: list[Result], item: Waiting) -> bool:
+    def _complete_into(self, results: list[Result], item: Waiting, known: Mapping[str, Token]) -> bool:
         """Whether the fill's market is known, so that its trade or its fault could be added to the results."""
-        token = self._index.get(outcome_token(item.fill))
+        token = known.get(outcome_token(item.fill))
         if token is None:
             return False
         try:
@@ -150,13 +159,13 @@ class TradeProcessor:
         for item in items:
             self._waiting.setdefault(outcome_token(item.fill), []).append(item)
 
-    def _release(self, token_ids: Iterable[str]) -> None:
+    def _release(self, known: Mapping[str, Token]) -> None:
         """Complete the fills that waited for these tokens."""
         results: list[Result] = []
-        released = [token_id for token_id in token_ids if token_id in self._waiting and self._index.get(token_id)]
+        released = [token_id for token_id in known if token_id in self._waiting]
         for token_id in released:
             for item in self._waiting[token_id]:
-                self._complete_into(results, item)
+                self._complete_into(results, item, known)
         self._finish(results)
         for token_id in released:
             del self._waiting[token_id]
@@ -164,8 +173,9 @@ class TradeProcessor:
     def _recheck(self) -> None:
         """Look waiting tokens up again: their market may have reached ClickHouse by another way."""
         if self._waiting:
-            self._index.look_up(self._waiting)
-            self._release(list(self._waiting))
+            recent = {token_id: self._index.get(token_id) for token_id in self._waiting}
+            known = {token_id: token for token_id, token in recent.items() if token}
+            self._release({**known, **self._index.look_up(self._waiting)})
             self._queue.ask_for_tokens(self._waiting)
 
     def _expire(self, now: float) -> None:
@@ -190,30 +200,41 @@ class TradeProcessor:
         """What is due every few seconds: lease, waiting fills, entries of dead processors."""
         if now < self._next_care_at:
             return
-        self._next_care_at = now + self._settings.lease_s / 3
         self._lease.renew()
         self._expire(now)
         if now >= self._next_recheck_at:
             self._next_recheck_at = now + self._settings.unknown_token_recheck_s
             self._recheck()
-        self._take_over()
+        there_may_be_more = self._take_over()
+        self._next_care_at = now if there_may_be_more else now + self._settings.lease_s / 3
 
-    def _take_over(self) -> None:
-        for consumer in self._queue.other_consumers(self._events, self._lease.consumer):
+    def _take_over(self) -> bool:
+        """Keep in step with Redis, and take over from the dead. Whether there may be more of that at once."""
+        consumers = self._queue.consumers(self._events)
+        if self._has_lost_track(consumers.pop(self._lease.consumer, 0)):
+            self._context.log.warning("reading again what is pending")
+            self._read_again()
+        there_may_be_more = False
+        for consumer in consumers:
             claimed = self._queue.claim(self._events, consumer, self._lease.consumer)
+            there_may_be_more |= any(claimed)
             if claimed.lost:
                 self._context.log.error("%d entries of %s are gone from the stream: lost", claimed.lost, consumer)
             if claimed.entries:
                 self._context.log.info("took over %d entries of %s", len(claimed.entries), consumer)
                 self._batch += claimed.entries
+        return there_may_be_more
+
+    def _has_lost_track(self, pending: int) -> bool:
+        """Whether Redis has other entries for us than we hold: a reply was lost, or somebody acted under our name."""
+        through_backlog = self._queue.has_read_backlog(self._events, self._lease.consumer)
+        return through_backlog and pending != len(self._batch) + self._waiting_count()
 
     def _start_over(self, lost: LeaseLost) -> None:
         """Others may hold our entries by now: drop them, and go on under a new lease."""
         self._context.log.warning("lease lost: %s; starting over", lost)
-        self._batch = []
-        self._waiting = {}
         self._lease = acquire_lease(self._queue, COMPONENT, self._settings.lease_s)
-        self._queue.reread_pending(self._events, self._lease.consumer)
+        self._read_again()
 
 
 def build(context: Context) -> TradeProcessor:

@@ -7,7 +7,7 @@ local attempts = pending[1] and pending[1][4] or 0
 local acknowledged = redis.call('XACK', KEYS[3], ARGV[3], ARGV[4])
 if acknowledged == 1 then
   redis.call('XADD', KEYS[4], '*', 'data', ARGV[5], 'reason', ARGV[6], 'source_stream', KEYS[3], 'entry_id', ARGV[4],
-    'attempts', attempts, 'at', ARGV[7])
+    'attempts', attempts, 'at', ARGV[7], 'group', ARGV[3])
 end
 redis.call('HDEL', KEYS[2], ARGV[2])
 return acknowledged

@@ -16,7 +16,7 @@ for i = 3, #ARGV, 3 do
       written = written + 1
     else
       redis.call('XADD', KEYS[3], '*', 'data', result, 'reason', reason, 'source_stream', KEYS[1], 'entry_id', id,
-        'attempts', attempts, 'at', ARGV[2])
+        'attempts', attempts, 'at', ARGV[2], 'group', ARGV[1])
       dead = dead + 1
     end
   end

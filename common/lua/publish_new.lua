@@ -1,14 +1,18 @@
 -- Source to stream, for fills: what was not seen before goes out, and the cursor moves, in one step or not at all.
 -- KEYS: stream, dead letters, seen (sorted set: identity by event time), cursor's time, cursor's id
--- ARGV: position's time, position's id, window in seconds, source, now, then per offer: identity, time, data, fault
--- Returns {added, dead, known}.
+-- Time is Unix seconds; for a source of blocks it is the block's number, and the id is the block's time.
+-- ARGV: position's time, position's id, window in seconds, source, now, time and id of what the caller knows to be
+-- published ('' if nothing), then per offer: identity, time, data, fault
+-- Returns {added, dead, known}, or {-1, 0, 0} when Redis has forgotten what was published: the pages in between are lost.
 local position_time, position_id, window = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local cursor_time = tonumber(redis.call('GET', KEYS[4]) or '-1')
 local cursor_id = redis.call('GET', KEYS[5]) or ''
+local known_time, known_id = tonumber(ARGV[6] ~= '' and ARGV[6] or '-1'), ARGV[7]
+if known_time > cursor_time or (known_time == cursor_time and known_id > cursor_id) then return {-1, 0, 0} end
 -- Nothing is read again from before the window, so what is older was published when the cursor passed it.
 local floor = cursor_time - window
 local added, dead, known = 0, 0, 0
-for i = 6, #ARGV, 4 do
+for i = 8, #ARGV, 4 do
   local identity, time, data, fault = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
   if fault ~= '' and time == 0 then time = math.max(position_time, cursor_time) end
   if time < floor or redis.call('ZADD', KEYS[3], 'NX', time, identity) == 0 then

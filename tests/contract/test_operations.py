@@ -18,7 +18,8 @@ from pydantic_core import PydanticUndefined
 from common.config import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = {"clickhouse_writer", "trade_processor", "polymarket_ingester", "goldsky_ingester", "dashboard"}
+INGESTERS = {"polymarket_ingester", "goldsky_ingester", "polygon_ingester"}
+STAGES = {"clickhouse_writer", "trade_processor", *INGESTERS, "dashboard"}
 # Programs of supervisord.conf that are another image in docker-compose.yml.
 SERVERS = {"embedded_redis": "redis", "embedded_clickhouse": "clickhouse"}
 DRAIN_S = float(Settings.model_fields["drain_s"].default)
@@ -93,7 +94,7 @@ def test_the_stages_of_start_sh_are_those_of_supervisord(supervisord: RawConfigP
 
 def test_the_pipeline_is_stopped_from_its_sources_to_its_servers(supervisord: RawConfigParser) -> None:
     priority = {name: int(program["priority"]) for name, program in programs(supervisord).items()}
-    ingesters = [priority["polymarket_ingester"], priority["goldsky_ingester"]]
+    ingesters = [priority[name] for name in INGESTERS]
     assert priority["dashboard"] > max(ingesters)
     assert min(ingesters) > priority["trade_processor"] > priority["clickhouse_writer"] > priority["simulator"]
     assert priority["simulator"] > max(priority[name] for name in SERVERS)
