@@ -1,0 +1,1 @@
+"""Tests that crash, kill and disconnect."""
