@@ -10,7 +10,7 @@ Starts what is not running yet: a Redis-protocol server and ClickHouse where not
 the ingesters, the trade processor, the ClickHouse writer and the dashboard, all under supervisord. Running it again
 is harmless. ./stop.sh stops it.
 
-  --demo     read simulated sources instead of Polymarket and Goldsky; needs no network
+  --demo     read simulated sources instead of Polymarket, Goldsky and Polygon; needs no network
   --docker   run everything in containers, with docker compose
   --help     this text
 
@@ -22,7 +22,7 @@ Settings: .env or the environment; see env.example. From the environment alone:
 TEXT
 }
 
-STAGES="clickhouse_writer trade_processor polymarket_ingester goldsky_ingester dashboard"
+STAGES="clickhouse_writer trade_processor polymarket_ingester goldsky_ingester polygon_ingester dashboard"
 SERVER_LIMIT_S=60 # an embedded ClickHouse with much data takes a while to load it
 HEALTH_LIMIT_S=60
 
@@ -50,10 +50,13 @@ main() {
 }
 
 choose_demo() {
-  export PIPELINE_MODE=demo POLYMARKET_API_URL="$1/gamma" GOLDSKY_URL="$1/goldsky"
+  export PIPELINE_MODE=demo POLYMARKET_API_URL="$1/gamma" GOLDSKY_URL="$1/goldsky" POLYGON_RPC_URL="$1/polygon"
+  # The exchange's move from V1 to V2 lies in the history: older fills come from the subgraph, later ones from the chain.
+  SIMULATOR_OPTIONS="--cutover=-1200s $SIMULATOR_OPTIONS"
   # All of the simulator's history, and looks at the sources as often as its limits allow: a demo is short.
   export ORDER_EVENTS_START="${ORDER_EVENTS_START:-7d}"
   export POLYMARKET_POLL_INTERVAL="${POLYMARKET_POLL_INTERVAL:-5}" GOLDSKY_POLL_INTERVAL="${GOLDSKY_POLL_INTERVAL:-1}"
+  export POLYGON_POLL_INTERVAL="${POLYGON_POLL_INTERVAL:-1}"
   echo "Demo: the sources are simulated. Nothing that you will see comes from Polymarket."
 }
 
@@ -63,6 +66,7 @@ start_here() {
   prepare_venv requirements-embedded.txt
   load_settings
   prepare_directories
+  [ "$PIPELINE_MODE" = live ] || settle_demo
   start_supervisord
   need_server redis embedded_redis "$REDIS_HOST"
   need_server clickhouse embedded_clickhouse "$CLICKHOUSE_HOST"
@@ -97,6 +101,15 @@ prepare_directories() {
   export DATA_DIR LOG_DIR
   # macOS limits the path of a socket to 103 bytes; supervisord first makes it with its process id at the end.
   [ ${#RUN} -le 78 ] || fail "$RUN is too long a path for a socket; set DATA_DIR to a shorter one" 2
+}
+
+# Settles the simulated data, once for all starts, and exports the cut-over of the pipeline that reads them.
+settle_demo() {
+  local cutover
+  # shellcheck disable=SC2086 # several words
+  cutover=$(.venv/bin/python -m simulator --settle --state-file "$DATA_DIR/demo/simulator.json" $SIMULATOR_OPTIONS) ||
+    fail "the simulated data could not be settled; see above"
+  eval "export $(echo "$cutover" | tr '\n' ' ')"
 }
 
 start_supervisord() {
@@ -226,6 +239,7 @@ TEXT
 start_in_docker() {
   local profile="" health
   [ "$PIPELINE_MODE" = live ] || profile="--profile demo"
+  [ "$PIPELINE_MODE" = live ] || settle_demo_in_docker
   # shellcheck disable=SC2086 # two words, or none
   compose $profile up -d --build --remove-orphans || fail "docker compose failed; see above"
   if ! health=$(compose exec -T dashboard python -m common.probe health --wait "$HEALTH_LIMIT_S"); then
@@ -243,6 +257,16 @@ ClickHouse  curl 'http://$(compose port clickhouse 8123)/?query=SELECT+count()+F
 Stop        ./stop.sh --docker
 TEXT
   [ "$PIPELINE_MODE" = live ] || echo "Simulator   http://$(compose port simulator 8900) (the data is simulated)"
+}
+
+settle_demo_in_docker() {
+  local cutover
+  compose --profile demo build simulator || fail "docker compose failed; see above"
+  # shellcheck disable=SC2086 # several words
+  cutover=$(compose --profile demo run --rm --no-deps -T simulator \
+    python -m simulator --settle --state-file /state/simulator.json $SIMULATOR_OPTIONS) ||
+    fail "the simulated data could not be settled; see above"
+  eval "export $(echo "$cutover" | tr '\r\n' '  ')"
 }
 
 main "$@"

@@ -30,20 +30,20 @@ class Scan(NamedTuple):
 
     position: Position
     phase: Phase = Phase.FROM
+    until: int | None = None  # the last second to read; None: no end
 
     def where(self) -> Where:
         """The filter of the next page, to be ordered by timestamp and id."""
         second = str(self.position.timestamp)
-        if self.phase is Phase.FROM:
-            return {"timestamp_gte": second}
         if self.phase is Phase.TIES:
             return {"timestamp": second, "id_gt": self.position.id}
-        return {"timestamp_gt": second}
+        bound = {} if self.until is None else {"timestamp_lte": str(self.until)}
+        return {"timestamp_gte" if self.phase is Phase.FROM else "timestamp_gt": second, **bound}
 
 
-def begin(timestamp: int) -> Scan:
-    """A scan that reads everything from this second on."""
-    return Scan(Position(timestamp, ""))
+def begin(timestamp: int, until: int | None = None) -> Scan:
+    """A scan that reads everything from this second on, up to and including the last one."""
+    return Scan(Position(timestamp, ""), until=until)
 
 
 def advance(scan: Scan, rows: Iterable[Position], *, is_full: bool) -> Scan | None:
@@ -53,11 +53,11 @@ def advance(scan: Scan, rows: Iterable[Position], *, is_full: bool) -> Scan | No
     """
     furthest = max(rows, default=scan.position)
     if furthest > scan.position:
-        return Scan(furthest, _phase_after_progress(scan, furthest, is_full=is_full))
+        return Scan(furthest, _phase_after_progress(scan, furthest, is_full=is_full), scan.until)
     if scan.phase is Phase.TIES:
-        return Scan(scan.position, Phase.LATER)
+        return scan._replace(phase=Phase.LATER)
     if scan.phase is Phase.FROM and scan.position.id:
-        return Scan(scan.position, Phase.TIES)
+        return scan._replace(phase=Phase.TIES)
     return None
 
 

@@ -1,11 +1,14 @@
-"""The order book subgraph's fills to stream:order_events, in the order of time, none lost among equal seconds."""
+"""The order book subgraph's fills to stream:order_events, in the order of time, none lost among equal seconds.
+
+It is read up to and including CUTOVER_TIMESTAMP, the second of V1's last fills; polygon_ingester reads what is later.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from common import parsing
-from common.errors import InvalidRecord, Unavailable
+from common.errors import CursorLost, InvalidRecord, Unavailable
 from common.http import HttpSource
 from common.records import encode
 from common.redis_queue import Offer, Position, Pushed
@@ -14,6 +17,7 @@ from common.state import read_position
 from ingesters.fill_parser import parse_fill
 from ingesters.fill_scan import Phase, Scan, advance, begin
 from ingesters.goldsky import Goldsky, PageTooLarge
+from ingesters.start import start_in_subgraph
 
 COMPONENT = "goldsky_ingester"
 SOURCE = "goldsky"
@@ -26,6 +30,8 @@ FUTURE_S = 3600.0  # a fill cannot come from later than that, whatever the two c
 LEAST_WINDOW_S = 120
 META_S = 60.0  # between two looks at what the subgraph says about itself
 SUMMARY_S = 60.0  # between two summaries in the log
+ENDED_S = 60.0  # between two looks at a source that has been read to the cut-over, for rows that appear late
+OVER_S = 3600.0  # so long after the cut-over nothing appears late any more: the source is not asked again
 
 
 class ParsedFill(NamedTuple):
@@ -71,9 +77,12 @@ class GoldskyIngester:
         self._stream = context.queue.keys(settings.stream_order_events)
         self._window_s = max(LEAST_WINDOW_S, 2 * settings.goldsky_overlap_s)
         self._size = PageSize(settings.goldsky_page_size)
-        self._start = parsing.start_time(settings.order_events_start, clock())
+        self._until = settings.cutover_timestamp
+        self._start = start_in_subgraph(settings, clock())
         self._cursor = read_position(context.queue, SOURCE)  # the newest fill published
         self._scan: Scan | None = self._begin()  # None between two looks
+        self._page_at = clock()  # when the source answered last
+        self._resumed_at: Position | None = None  # the cursor when a look that was interrupted began again
         self._next_look_at = 0.0
         self._state = "catching up"
         self._detail = ""
@@ -94,16 +103,61 @@ class GoldskyIngester:
         if self._scan is None:
             if now < self._next_look_at:
                 return self._between_looks(now)
+            self._scan = self._begin_again(now)
+        elif self._was_interrupted(now):
+            self._resumed_at = self._cursor
             self._scan = self._begin()
-        return self._read_page(self._scan, now)
+        if self._scan is None:
+            self._end(now)
+            return ENDED_S
+        try:
+            return self._read_page(self._scan, now)
+        except CursorLost as lost:
+            self._fall_back(lost)
+            return 0.0
 
-    def _begin(self) -> Scan:
-        """A look reads the overlap again, for fills that appeared late; what was published is passed over."""
-        if self._cursor is None:
-            return begin(self._start)
-        return begin(max(0, self._cursor.timestamp - self._settings.goldsky_overlap_s))
+    def _begin(self) -> Scan | None:
+        """A look reads the overlap again, for fills that appeared late; what was published is passed over.
+
+        None when all of that lies behind the cut-over.
+        """
+        first = self._start
+        if self._cursor is not None:
+            first = max(0, self._cursor.timestamp - self._settings.goldsky_overlap_s)
+        return begin(first, self._until) if first <= self._until else None
+
+    def _begin_again(self, now: float) -> Scan | None:
+        """The next look. Long after the cut-over there is none, unless Redis has lost what was published."""
+        if self._state == "ended":
+            before, self._cursor = self._cursor, read_position(self._context.queue, SOURCE)
+            if self._cursor == before and now >= self._until + OVER_S:
+                return None
+        return self._begin()
+
+    def _end(self, now: float) -> None:
+        """Everything up to the cut-over has been read."""
+        self._next_look_at = now + ENDED_S
+        self._change_state("ended")
+
+    def _was_interrupted(self, now: float) -> bool:
+        """Whether a look has paused for so long that its next page could leave rows behind that were late before.
+
+        They would lie further behind the new cursor than the overlap reaches. Where every page takes that long, a look
+        still advances by a page between two beginnings.
+        """
+        overlap_s = self._settings.goldsky_overlap_s
+        has_advanced = self._cursor is not None and self._cursor != self._resumed_at
+        return overlap_s > 0 and has_advanced and now - self._page_at > overlap_s / 2
+
+    def _fall_back(self, lost: CursorLost) -> None:
+        """What Redis has lost is read again: going on from our own cursor would leave it out for ever."""
+        self._cursor = read_position(self._context.queue, SOURCE)
+        self._scan = self._begin()
+        self._context.log.warning("%s; reading on from %s", lost, self._cursor)
 
     def _between_looks(self, now: float) -> float:
+        if self._state == "ended":
+            return self._next_look_at - now
         if now >= self._meta_at:
             self._meta_at = now + META_S
             self._look_at_meta()
@@ -125,6 +179,7 @@ class GoldskyIngester:
             self._context.log.warning("smaller pages: fills=%d reason=%s", self._size.first, error)
             return 0.0
         self._size.note_success()
+        self._page_at = now
         is_full = len(raws) >= asked
         parsed = [offer_fill(raw, now) for raw in raws]
         ahead = positions_ahead(scan, parsed)
@@ -141,7 +196,9 @@ class GoldskyIngester:
             return
         offers = [_dated(offer, position) for offer, _ in parsed]
         queue = self._context.queue
-        pushed = queue.push_batch(self._stream, offers, source=SOURCE, position=position, window_s=self._window_s)
+        pushed = queue.push_batch(
+            self._stream, offers, source=SOURCE, position=position, window_s=self._window_s, after=self._cursor
+        )
         self._cursor = max(self._cursor or position, position)
         self._totals = Pushed(*(total + new for total, new in zip(self._totals, pushed, strict=True)))
         if pushed.dead:
@@ -150,10 +207,12 @@ class GoldskyIngester:
 
     def _note(self, now: float, *, is_full: bool) -> None:
         """What a page means for the state: the end of what exists, or how far behind we are."""
-        if self._scan is None:
+        if self._scan is None and now >= self._until + self._settings.goldsky_overlap_s:
+            self._end(now)
+        elif self._scan is None:
             self._next_look_at = now + self._settings.goldsky_poll_interval
             self._change_state("live" if self._age(now) < FRESH_S else "idle")
-        elif is_full and self._age(now) >= FRESH_S and self._scan.position == self._cursor:
+        elif self._state != "ended" and is_full and self._age(now) >= FRESH_S and self._scan.position == self._cursor:
             self._change_state("catching up")
         if now >= self._summary_at:
             self._summary_at = now + SUMMARY_S

@@ -8,7 +8,14 @@ import msgspec
 
 from monitoring.reading import Reading, absent, known, known_or, unknown
 
-COMPONENTS = ("polymarket_ingester", "goldsky_ingester", "trade_processor", "clickhouse_writer", "dashboard")
+COMPONENTS = (
+    "polymarket_ingester",
+    "goldsky_ingester",
+    "polygon_ingester",
+    "trade_processor",
+    "clickhouse_writer",
+    "dashboard",
+)
 
 StageState = Literal["running", "starting", "waiting", "draining", "stopped", "silent", "missing", "unknown"]
 ALIVE: tuple[StageState, ...] = ("waiting", "starting", "draining", "running")  # what needs attention most comes first

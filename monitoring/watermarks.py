@@ -7,12 +7,14 @@ from common.state import read_state
 from monitoring.reading import Reading, Server, absent, known, known_or, unknown
 
 WATERMARKS = {
-    "goldsky_last_timestamp": "fills read up to",
-    "goldsky_last_id": "id of the last fill read",
+    "goldsky_last_timestamp": "fills of the subgraph read up to",
+    "goldsky_last_id": "id of the last of them",
+    "polygon_last_timestamp": "fills of the chain read up to",
+    "polygon_last_block": "block of the chain read up to",
     "polymarket_offset": "markets read in this sweep",
     "polymarket_cursor": "place of the sweep",
 }
-_TIMES = frozenset({"goldsky_last_timestamp"})  # in Unix seconds
+_TIMES = frozenset({"goldsky_last_timestamp", "polygon_last_timestamp"})  # in Unix seconds
 
 
 class Watermark(msgspec.Struct, frozen=True):

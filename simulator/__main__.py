@@ -12,28 +12,36 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
-from simulator.app import create_app
+from simulator import chain
+from simulator.app import RPC_RANGE_LIMIT, create_app
 from simulator.world import Settings, World
 
 _OCCUPIED = 2
 _DRAIN_S = 1
+_NEVER = 2**32 - 2  # Unix seconds, beyond all data
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serves until SIGTERM or SIGINT. Returns the exit code: 0, or 2 where it cannot start."""
     options = _parser().parse_args(arguments)
-    listener = _listen(options.host, options.port)
-    if isinstance(listener, str):
-        print(listener, file=sys.stderr)  # noqa: T201 - a command talks to its caller
-        return _OCCUPIED
     try:
         settings = settle(_settings(options), options.state_file)
     except ValueError as error:
-        print(f"{options.state_file}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"{options.state_file}: {error}", file=sys.stderr)  # noqa: T201 - a command talks to its caller
+        return _OCCUPIED
+    if options.settle:
+        print(cutover_settings(settings))  # noqa: T201
+        return 0
+    listener = _listen(options.host, options.port)
+    if isinstance(listener, str):
+        print(listener, file=sys.stderr)  # noqa: T201
         return _OCCUPIED
     _announce(f"http://{options.host}:{listener.getsockname()[1]}", settings)
-    return _serve(World(settings), listener, rate_limits=options.rate_limits)
+    world = World(settings)
+    app = create_app(world, rate_limits=options.rate_limits, rpc_range_limit=options.rpc_range_limit)
+    return _serve(app, listener)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,16 +58,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--live-rate", type=float, default=defaults.live_rate, help="fills a second from birth on")
     parser.add_argument("--markets", type=int, default=defaults.markets, help="standing markets at birth")
     parser.add_argument(
-        "--cutover", type=parse_cutover, default=None, help="none, ISO time or Unix seconds; Goldsky ends there"
+        "--cutover",
+        type=parse_cutover,
+        default=None,
+        help="none, ISO time, Unix seconds, or =-600s before birth; there Goldsky ends and the later exchanges begin",
+    )
+    parser.add_argument(
+        "--rpc-range-limit", type=int, default=RPC_RANGE_LIMIT, help="blocks that a request of /polygon may span"
+    )
+    parser.add_argument(
+        "--settle", action="store_true", help="only settle the data and print the pipeline's settings for its cut-over"
     )
     parser.add_argument("--rate-limits", action=argparse.BooleanOptionalAction, default=True)
     return parser
 
 
 def parse_cutover(text: str) -> int | None:
-    """none → None, digits → Unix seconds, else an ISO time (UTC where it names no zone)."""
+    """none → None, digits → Unix seconds, -600s → -600, else an ISO time (UTC where it names no zone)."""
     if text == "none":
         return None
+    if text.startswith("-") and text.endswith("s"):
+        return -int(text[1:-1])
     if text.isdecimal():
         return int(text)
     moment = datetime.fromisoformat(text)
@@ -67,14 +86,16 @@ def parse_cutover(text: str) -> int | None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
+    birth = int(time.time())
+    is_relative = options.cutover is not None and options.cutover < 0
     return Settings(
         seed=options.seed,
-        birth=int(time.time()),
+        birth=birth,
         history_hours=options.history_hours,
         history_rate=options.history_rate,
         live_rate=options.live_rate,
         markets=options.markets,
-        cutover=options.cutover,
+        cutover=birth + options.cutover if is_relative else options.cutover,
     )
 
 
@@ -103,6 +124,13 @@ def _keep(settings: Settings, state_file: Path) -> None:
     draft.replace(state_file)
 
 
+def cutover_settings(settings: Settings) -> str:
+    """Assignments of the pipeline's settings that separate its two sources of fills where this data set does."""
+    moment = _NEVER if settings.cutover is None else settings.cutover
+    block = chain.first_block_at(moment)
+    return f"CUTOVER_BLOCK={block}\nCUTOVER_TIMESTAMP={chain.time_of(block)}"
+
+
 def _listen(host: str, port: int) -> socket.socket | str:
     """A listening socket, or what stands against it."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -125,14 +153,15 @@ def _announce(url: str, settings: Settings) -> None:
         f"  page     {url}/",
         f"  Gamma    {url}/gamma",
         f"  Goldsky  {url}/goldsky",
+        f"  Polygon  {url}/polygon",
         f"  truth    {url}/truth/fills?count=1",
     )
     print("\n".join(lines), flush=True)  # noqa: T201
 
 
-def _serve(world: World, listener: socket.socket, *, rate_limits: bool) -> int:
+def _serve(app: FastAPI, listener: socket.socket) -> int:
     config = uvicorn.Config(
-        create_app(world, rate_limits=rate_limits),
+        app,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_DRAIN_S,

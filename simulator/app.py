@@ -7,17 +7,21 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse
 
-from simulator import routes, truth
+from simulator import chain, routes, truth
+from simulator.polygon import PROVIDERS, polygon_router
 from simulator.service import Service, as_json
 from simulator.world import World
 
+RPC_RANGE_LIMIT = 1000  # blocks a request of /polygon
 
-def create_app(world: World, *, rate_limits: bool = True) -> FastAPI:
+
+def create_app(world: World, *, rate_limits: bool = True, rpc_range_limit: int = RPC_RANGE_LIMIT) -> FastAPI:
     """An application that serves this world, with its own faults and records."""
     service = Service(world, rate_limits=rate_limits)
     app = FastAPI(title="Simulated upstream of Polymarket's data", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(routes.gamma_router(service))
     app.include_router(routes.goldsky_router(service))
+    app.include_router(polygon_router(service, rpc_range_limit))
     app.include_router(truth.router(service))
     _add_controls(app, service)
     _add_faults(app, service)
@@ -76,6 +80,8 @@ def _add_pages(app: FastAPI, service: Service) -> None:
             "birth": world.settings.birth,
             "history_start": world.settings.history_start,
             "cutover": world.settings.cutover,
+            "cutover_block": world.cutover_block,
+            "cutover_timestamp": None if world.cutover_block is None else chain.time_of(world.cutover_block),
             "frozen_at": world.frozen_at,
             "last_block": world.last_block(),
         }
@@ -121,6 +127,7 @@ Nothing here is real trading.</p>
 <a href="/gamma/markets/keyset?limit=3">/gamma/markets/keyset</a>,
 <a href="/gamma/events?limit=1">/gamma/events</a>, <a href="/gamma/tags">/gamma/tags</a></li>
 <li>/goldsky (POST GraphQL)</li>
+<li>/polygon, /polygon/{escape("|".join(filter(None, PROVIDERS)))} (POST JSON-RPC)</li>
 <li><a href="/truth/fills?count=1">/truth/fills</a>, <a href="/truth/served/fills?count=1">/truth/served/fills</a>,
 <a href="/truth/markets?count=1">/truth/markets</a>, <a href="/truth/tokens?count=1">/truth/tokens</a>,
 <a href="/truth/malformed">/truth/malformed</a></li>

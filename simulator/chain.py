@@ -12,7 +12,8 @@ NEG_RISK_V1 = "0xc5d563a36ae78145c45a50134d48a1215220f80a"
 EXCHANGE_V2 = "0xe111180000d2663c0091e4f400237545b87b996b"
 NEG_RISK_V2 = "0xe2222d279d744050d28e00520010520000310f59"
 EXCHANGE_V3 = "0xe3333700ca9d93003f00f0f71f8515005f6c00aa"
-EXCHANGES = frozenset({EXCHANGE_V1, NEG_RISK_V1, EXCHANGE_V2, NEG_RISK_V2, EXCHANGE_V3})
+V1_EXCHANGES = frozenset({EXCHANGE_V1, NEG_RISK_V1})
+EXCHANGES = V1_EXCHANGES | {EXCHANGE_V2, NEG_RISK_V2, EXCHANGE_V3}
 
 
 def block_at(time_s: float) -> int:
@@ -23,6 +24,11 @@ def block_at(time_s: float) -> int:
 def time_of(block: int) -> int:
     """The timestamp that every fill of the block carries, in Unix seconds."""
     return _ANCHOR_TIME + (block - _ANCHOR_BLOCK) * BLOCK_S
+
+
+def first_block_at(time_s: float) -> int:
+    """The oldest block of this time or later."""
+    return block_at(time_s - 1) + 1
 
 
 def transaction_hash(random_bits: int, block: int) -> str:

@@ -8,12 +8,14 @@ from simulator.chance import generator, unit
 from simulator.fills import Fill
 
 # How a whole answer goes wrong, and how the rows of a good one do.
-ANSWER_KINDS = frozenset({"http_429", "http_500", "timeout", "truncated_json", "garbage", "graphql_errors"})
+_HTTP_KINDS = frozenset({"http_429", "http_500", "timeout", "truncated_json", "garbage"})
+ANSWER_KINDS = _HTTP_KINDS | {"graphql_errors", "rpc_errors"}
 ROW_KINDS = ("short_page", "duplicate_rows", "malformed_record")
-_GOLDSKY_ONLY = frozenset({"graphql_errors", "late_rows"})
 KINDS = {
-    "gamma": (ANSWER_KINDS | frozenset(ROW_KINDS)) - _GOLDSKY_ONLY,
-    "goldsky": ANSWER_KINDS | frozenset(ROW_KINDS) | {"late_rows"},
+    "gamma": _HTTP_KINDS | frozenset(ROW_KINDS),
+    "goldsky": _HTTP_KINDS | frozenset(ROW_KINDS) | {"graphql_errors", "late_rows"},
+    # No short page: a node that leaves logs out says so nowhere.
+    "polygon": _HTTP_KINDS | {"rpc_errors", "duplicate_rows", "malformed_record", "removed_logs"},
 }
 _TIMEOUT_S = 30.0
 _LATE_S = 10.0
@@ -122,6 +124,29 @@ class FaultBook:
             rows = self._with_malformed(target, rows)
         return rows
 
+    def spoil_logs(self, logs: list[dict[str, Any]], now: float) -> list[dict[str, Any]]:
+        """The logs of an answer as the orders for logs leave them; what came through is the same objects."""
+        if logs and self.take("polygon", {"removed_logs"}, now):
+            chosen = {place for place in range(len(logs)) if self._rng.random() < _DOUBLED_SHARE} or {0}
+            logs = [
+                log for place, row in enumerate(logs) for log in ([_removed(row), row] if place in chosen else [row])
+            ]
+        if logs and self.take("polygon", {"malformed_record"}, now):
+            logs = self._with_malformed_log(logs)
+        return logs
+
+    def _with_malformed_log(self, logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Puts a broken copy behind a log, with a transaction of its own."""
+        place, number = self._rng.randrange(len(logs)), len(self.malformed)
+        key, value = BREAKS["polygon"][number % len(BREAKS["polygon"])]
+        transaction = f"{logs[place]['transactionHash'][:-16]}bad{number:013x}"
+        broken = {**logs[place], "transactionHash": transaction, key: value}
+        if value is None:
+            del broken[key]
+        index = int(logs[place]["logIndex"], 16)
+        self.malformed[f"{transaction}_{index}"] = f"{key} missing" if value is None else f"{key} = {value}"
+        return [*logs[: place + 1], broken, *logs[place + 1 :]]
+
     def _with_malformed(self, target: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Puts a broken copy beside a row, with an id that sorts there, so that the order of the page stays true."""
         place = self._rng.randrange(len(rows))
@@ -152,6 +177,13 @@ BREAKS: dict[str, tuple[tuple[str, str | None], ...]] = {
         ("timestamp", "yesterday"),
         ("maker", None),
     ),
+    "polygon": (
+        ("data", "0x12"),
+        ("data", None),
+        ("blockTimestamp", "yesterday"),
+        ("address", "0x0"),
+        ("blockNumber", None),
+    ),
     "gamma": (
         ("clobTokenIds", '["1e20", "abc"]'),
         ("outcomes", '["Yes", "No'),
@@ -159,6 +191,11 @@ BREAKS: dict[str, tuple[tuple[str, str | None], ...]] = {
         ("clobTokenIds", "not json"),
     ),
 }
+
+
+def _removed(log: dict[str, Any]) -> dict[str, Any]:
+    """The log as a reorganised block had it: in another block, at another place."""
+    return {**log, "blockHash": log["transactionHash"], "logIndex": hex(int(log["logIndex"], 16) + 1), "removed": True}
 
 
 def _neighbour_id(identity: str, number: int) -> str:

@@ -24,7 +24,7 @@ _UNIT = 1_000_000
 
 
 class Fill(NamedTuple):
-    id: str
+    id: str  # V1: transaction and order, as the subgraph has it; later: transaction and place in the log
     transaction_hash: str
     order_hash: str
     timestamp: int
@@ -42,6 +42,11 @@ class Fill(NamedTuple):
     token_id: str
     kind: str  # normal, mint or merge
     ordinal: int  # its place in the block, in the order of the log
+
+    @property
+    def is_v1(self) -> bool:
+        """Whether the subgraph has it."""
+        return self.exchange in chain.V1_EXCHANGES
 
 
 class Block(NamedTuple):
@@ -82,7 +87,7 @@ class FillMaker:
         self._seed = seed
         self._catalogue = catalogue
         self._rates = rates
-        self._cutover = cutover
+        self._cutover = None if cutover is None else chain.first_block_at(cutover)
         self._fillable = [market for market in catalogue.standing if market.weight > 0]
         self._weights = list(accumulate(market.weight for market in self._fillable))
         self._wallets = [hex_digest(seed, "wallet", number, size=20) for number in range(WALLETS)]
@@ -94,7 +99,7 @@ class FillMaker:
         while (missing := wanted - len(draft.fills)) > 0:
             if missing == 1 and draft.rng.random() < 0.5:  # noqa: PLR2004 - a match has two rows at least
                 break
-            draft.add_match(max(1, missing - 1))
+            draft.add_match(max(1, missing - 1), is_v1=self.is_v1(number, len(draft.fills) / wanted))
         return Block(number, time_s, tuple(sorted(draft.fills)))
 
     def _wanted(self, number: int, rng: Random) -> int:
@@ -122,18 +127,26 @@ class FillMaker:
         """Few wallets trade most: the busiest has about four fills in a hundred, as in the public trades."""
         return self._wallets[int(WALLETS * rng.random() ** 2.7)]
 
-    def exchange(self, market: Market, time_s: int) -> str:
-        if self._cutover is None or time_s < self._cutover:
+    def is_v1(self, number: int, share: float) -> bool:
+        """Whether V1 still matches in this block, once this share of the block is made.
+
+        As on the real chain, the last fills of V1 and the first of V2 are in the same block.
+        """
+        if self._cutover is None or number < self._cutover:
+            return True
+        return number == self._cutover and share < 0.5  # noqa: PLR2004 - the first half of that block
+
+    def exchange(self, market: Market, *, is_v1: bool) -> str:
+        if is_v1:
             return chain.NEG_RISK_V1 if market.event.neg_risk else chain.EXCHANGE_V1
         if market.oddity == "v2":
             return chain.EXCHANGE_V3
         return chain.NEG_RISK_V2 if market.event.neg_risk else chain.EXCHANGE_V2
 
-    def fee(self, tokens: int, collateral: int, time_s: int, rng: Random, *, receives_tokens: bool) -> int:
+    def fee(self, tokens: int, collateral: int, rng: Random, *, receives_tokens: bool, is_v1: bool) -> int:
         """V1 charges in the asset that the order receives, V2 always in collateral; mostly nothing."""
         if rng.random() >= _FEE_SHARE:
             return 0
-        is_v1 = self._cutover is None or time_s < self._cutover
         return (tokens if receives_tokens and is_v1 else collateral) // 50
 
 
@@ -151,7 +164,7 @@ class _Draft:
         self._resting: dict[tuple[int, int, bool, bool], tuple[str, str]] = {}
         self._log_index = rng.randrange(300)
 
-    def add_match(self, most_makers: int) -> None:
+    def add_match(self, most_makers: int, *, is_v1: bool) -> None:
         """Adds the rows of one match in the order of the chain's log: the makers' first, then the taker's."""
         rng = self.rng
         market = self._world.market_at(self._time, self._series, rng)
@@ -159,7 +172,7 @@ class _Draft:
         buys = rng.random() < 0.75  # noqa: PLR2004 - as in the public trades: four BUYs in five
         mints = len(market.tokens) == 2 and rng.random() < _MINT_SHARE  # noqa: PLR2004 - two complementary tokens
         orders = self._orders(market, outcome, most_makers, buys=buys, mints=mints)
-        self._write(market, outcome, orders, buys=buys, mints=mints)
+        self._write(market, outcome, orders, buys=buys, mints=mints, is_v1=is_v1)
 
     def _orders(self, market: Market, outcome: int, most: int, *, buys: bool, mints: bool) -> list[Order]:
         """The makers' orders, best price first; sometimes two alike."""
@@ -185,10 +198,12 @@ class _Draft:
             first = self._prices[market.number] = self._world.price(market, self._time)
         return outcome_price(market, outcome, first)
 
-    def _write(self, market: Market, outcome: int, orders: list[Order], *, buys: bool, mints: bool) -> None:
+    def _write(
+        self, market: Market, outcome: int, orders: list[Order], *, buys: bool, mints: bool, is_v1: bool
+    ) -> None:
         """A mint or merge pairs the taker's token with its complement: makers stand on the taker's side of it."""
         rng, taker = self.rng, self._world.wallet(self.rng)
-        match = self._match(market, ("mint" if buys else "merge") if mints else "normal")
+        match = self._match(market, ("mint" if buys else "merge") if mints else "normal", is_v1=is_v1)
         token = market.tokens[1 - outcome] if mints else market.tokens[outcome]
         maker_buys = buys if mints else not buys
         tokens = collateral = 0
@@ -197,14 +212,14 @@ class _Draft:
             tokens += order.tokens
             collateral += order.tokens - paid if mints else paid
             self._add(match, order.wallet, order.hash, taker, token, tokens=order.tokens, paid=paid, buys=maker_buys)
-        fee = self._world.fee(tokens, collateral, self._time, rng, receives_tokens=buys)
+        fee = self._world.fee(tokens, collateral, rng, receives_tokens=buys, is_v1=is_v1)
         own, order_hash = market.tokens[outcome], _order_hash(rng)
         self._add(match, taker, order_hash, match.exchange, own, tokens=tokens, paid=collateral, buys=buys, fee=fee)
         self._log_index += int(rng.random() * 12)
 
-    def _match(self, market: Market, kind: str) -> Match:
+    def _match(self, market: Market, kind: str, *, is_v1: bool) -> Match:
         transaction = chain.transaction_hash(self.rng.getrandbits(224), self._number)
-        return Match(market, transaction, self._world.exchange(market, self._time), kind)
+        return Match(market, transaction, self._world.exchange(market, is_v1=is_v1), kind)
 
     def _add(
         self,
@@ -223,8 +238,9 @@ class _Draft:
         give, get = ("0", token) if buys else (token, "0")
         gave, got = (paid, tokens) if buys else (tokens, paid)
         market, transaction, exchange, kind = match
+        identity = f"{transaction}_{order if exchange in chain.V1_EXCHANGES else self._log_index}"
         self.fills.append(
-            Fill(f"{transaction}_{order}", transaction, order, self._time, maker, taker, give, get, gave, got, fee,
+            Fill(identity, transaction, order, self._time, maker, taker, give, get, gave, got, fee,
                  exchange, self._number, self._log_index, market, token, kind, len(self.fills))
         )  # fmt: skip
 

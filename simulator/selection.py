@@ -59,6 +59,9 @@ class Request:
     selected: dict[str, list[Fill]] = field(default_factory=dict)
 
     def visible(self, fills: Collection[Fill]) -> Collection[Fill]:
+        """Those of the fills that the subgraph has: V1's alone, without what a fault withholds for now."""
+        if self.world.settings.cutover is not None:
+            fills = [fill for fill in fills if fill.is_v1]
         if not self.late:
             return fills
         now = self.world.now()
@@ -160,10 +163,11 @@ def _check(name: str, value: Any, most: int) -> None:
 
 
 def _blocks(world: World, span: Span) -> range:
-    """The blocks of the span that the subgraph serves: none from the cut-over on."""
+    """The blocks of the span that the subgraph serves: none after the cut-over's own."""
     until = None if span.last is None else span.last + 1
-    if world.settings.cutover is not None:
-        until = min(world.settings.cutover, until or world.settings.cutover)
+    if world.cutover_block is not None:
+        end = chain.time_of(world.cutover_block) + 1
+        until = end if until is None else min(end, until)
     return world.numbers(span.first, until)
 
 
@@ -190,10 +194,7 @@ def _sorted_page(request: Request, numbers: range, passes: Predicate, order: str
 
 def find(request: Request, identity: str) -> Fill | None:
     fill = request.world.fill(identity)
-    cutover = request.world.settings.cutover
-    if fill is None or (cutover is not None and fill.timestamp >= cutover) or not request.visible([fill]):
-        return None
-    return fill
+    return None if fill is None or not request.visible([fill]) else fill
 
 
 def meta(world: World) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from simulator.limits import Limiter
 from simulator.world import World
 
 GOLDSKY_LIMIT = 50
+POLYGON_LIMIT = 400
 _GARBAGE = b"<html><head><title>502 Bad Gateway</title></head><body>upstream \xff\xfe gone</body></html>"
 
 
@@ -53,7 +54,11 @@ class Service:
         self.faults = FaultBook(world.settings.seed)
         self.served = Served()
         self.gamma = Gamma(world, self.faults)
-        self._limiters = {"goldsky": Limiter({"all": GOLDSKY_LIMIT}, world.now), "gamma": gamma.limiter(world.now)}
+        self._limiters = {
+            "goldsky": Limiter({"all": GOLDSKY_LIMIT}, world.now),
+            "gamma": gamma.limiter(world.now),
+            "polygon": Limiter({"all": POLYGON_LIMIT}, world.now),
+        }
         self.requests = dict.fromkeys(self._limiters, 0)
 
     async def respond(self, target: str, windows: tuple[str, ...], make: Callable[[], Prepared]) -> Response:
@@ -94,6 +99,8 @@ async def _wrong(fault: Fault) -> Response:
         return Response(b"Too Many Requests", 429, {} if wait_s is None else {"retry-after": f"{wait_s:g}"})
     if fault.kind == "graphql_errors":
         return as_json({"errors": [{"message": "statement timeout"}]})
+    if fault.kind == "rpc_errors":
+        return as_json({"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": "internal error"}})
     if fault.kind == "garbage":
         return Response(_GARBAGE, 200, media_type="application/json")
     return as_json({"error": "internal server error"}, 500)

@@ -41,6 +41,8 @@ class World:
         self._cached_fills = 0
         self._counts: dict[int, int] = {}
         self.first_block = chain.block_at(settings.history_start) + 1
+        # In it V2 begins to match, beside the last fills of V1; None: V1 for ever.
+        self.cutover_block = None if settings.cutover is None else chain.first_block_at(settings.cutover)
 
     def now(self) -> float:
         return self._clock()
@@ -93,7 +95,7 @@ class World:
         """The existing blocks with since <= timestamp < until."""
         first, last = self.first_block, self.last_block()
         if since is not None:
-            first = max(first, chain.block_at(since - 1) + 1)
+            first = max(first, chain.first_block_at(since))
         if until is not None:
             last = min(last, chain.block_at(until - 1))
         return range(first, last + 1)

@@ -59,6 +59,11 @@ class SimulatorServer:
         return f"{self.url}/goldsky"
 
     @property
+    def polygon_url(self) -> str:
+        """Of the chain's JSON-RPC; a provider with habits of its own lies below it, e.g. /cap10."""
+        return f"{self.url}/polygon"
+
+    @property
     def pid(self) -> int:
         return self._running().pid
 
@@ -154,6 +159,21 @@ class SimulatorServer:
         """The answer of the subgraph."""
         return dict(self._post("/goldsky", {"query": query, "variables": variables}))
 
+    def rpc(self, method: str, *params: Any, provider: str = "") -> Any:
+        """The result of one call to the chain; RuntimeError with the error instead of one."""
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        answer = self._post(f"/polygon/{provider}".rstrip("/"), body)
+        if "error" in answer:
+            raise RuntimeError(str(answer["error"]))
+        return answer["result"]
+
+    def cutover_settings(self) -> dict[str, int]:
+        """The pipeline's settings for this data set's cut-over."""
+        health = self.get_json("/health")
+        if health["cutover_block"] is None:
+            return {"cutover_block": 2**31, "cutover_timestamp": 2**32 - 1}
+        return {name: int(health[name]) for name in ("cutover_block", "cutover_timestamp")}
+
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         data, headers = json.dumps(body).encode(), {"content-type": "application/json"}
         return json.loads(self._read(urllib.request.Request(f"{self.url}{path}", data, headers)))
@@ -200,5 +220,5 @@ def _flags(options: dict[str, Any]) -> list[str]:
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            flags += [f"--{flag}", str(value)]
+            flags.append(f"--{flag}={value}")
     return flags

@@ -48,6 +48,10 @@ REPORTS: Mapping[str, Mapping[str, str]] = {
         "records_in": "1204211", "records_out": "1204000", "dead_letters": "1", "source": "api.goldsky.com",
         "source_state": "live", "newest_event_at": f"{NOW - 3}",
     },
+    "polygon_ingester": {
+        "records_in": "9120", "records_out": "9101", "dead_letters": "0", "source": "polygon-rpc.com",
+        "source_state": "live", "newest_event_at": f"{NOW - 5}",
+    },
     "trade_processor": {
         "instance": "trade_processor-1", "records_in": "1204000", "records_out": "1203961", "dead_letters": "0",
         "waiting": "39", "starts": "3",
@@ -95,6 +99,8 @@ def either(gone: Reading[Any] | None, value: object) -> Reading[Any]:
 MARKS = {
     "goldsky_last_timestamp": f"{NOW - 3:.0f}",
     "goldsky_last_id": f"0x{'1c9f' * 16}_0x{'77e0' * 16}",
+    "polygon_last_timestamp": f"{NOW - 4:.0f}",
+    "polygon_last_block": "86130211",
     "polymarket_offset": "46500",
     "polymarket_cursor": "open eyJpZCI6IjUxNjkzNyJ9",
 }

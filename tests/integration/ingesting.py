@@ -19,11 +19,13 @@ from tests.waiting import wait_until
 
 LOG = logging.getLogger("ingester under test")
 MOST_READ = 100_000
+WITHOUT_CUTOVER = {"cutover_block": 2**31, "cutover_timestamp": 2**32 - 1}  # a subgraph that has everything
 
 
 def context_for(redis: RedisServer, **settings: object) -> Context:
     """A context with keys of its own; settings by name, everything else by default."""
-    own = {"redis_host": redis.host, "redis_port": redis.port, "key_prefix": f"{uuid4().hex}:", "log_to_file": False}
+    own: dict[str, object] = {"redis_host": redis.host, "redis_port": redis.port, "key_prefix": f"{uuid4().hex}:"}
+    own |= {"log_to_file": False, **WITHOUT_CUTOVER}
     effective = Settings.model_validate(Settings(_env_file=None).model_dump() | own | settings)
     return Context(effective, RedisQueue(effective), LOG, lambda: False)
 

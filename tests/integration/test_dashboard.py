@@ -40,7 +40,7 @@ def test_an_empty_pipeline_reads_as_empty_and_not_as_unknown(pipeline: QuietPipe
     assert judge(status).verdict == "ok"
     assert [table.rows.value for table in status.tables] == [0, 0, 0, 0]
     assert status.table("trades").newest_at.state == "absent"
-    assert [mark.value.state for mark in status.watermarks] == ["absent"] * 4
+    assert {mark.value.state for mark in status.watermarks} == {"absent"}
     assert [group.behind.value for stream in status.streams for group in stream.groups] == [0, 0, 0, 0]
 
 

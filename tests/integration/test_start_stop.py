@@ -22,7 +22,8 @@ from tests.servers import environment, free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ["clickhouse_writer", "trade_processor", "polymarket_ingester", "goldsky_ingester", "dashboard"]
+INGESTERS = ["polymarket_ingester", "goldsky_ingester", "polygon_ingester"]
+STAGES = ["clickhouse_writer", "trade_processor", *INGESTERS, "dashboard"]
 SERVERS = ["embedded_redis", "embedded_clickhouse", "simulator"]
 SCRIPT_LIMIT_S = 150.0
 # A market may be listed 40 s after its first fill, and its trade is made a little later.
@@ -135,7 +136,7 @@ def _defaults() -> dict[str, str]:
     """Return the settings' defaults as variables, which win over a developer's .env."""
     defaults = {name.upper(): field.default for name, field in Settings.model_fields.items()}
     # What start.sh --demo chooses itself, unless told otherwise.
-    chosen = {"ORDER_EVENTS_START", "POLYMARKET_POLL_INTERVAL", "GOLDSKY_POLL_INTERVAL"}
+    chosen = {"ORDER_EVENTS_START", "POLYMARKET_POLL_INTERVAL", "GOLDSKY_POLL_INTERVAL", "POLYGON_POLL_INTERVAL"}
     return {name: str(value) for name, value in defaults.items() if name not in chosen and value is not None}
 
 
@@ -202,6 +203,16 @@ def test_every_fill_is_there_once_after_all_those_kills(demo: Demo) -> None:
     wait_until(demo.holds_the_truth, "every fill in order_filled and trades, once", SETTLED_LIMIT_S)
     markets = demo.query("SELECT DISTINCT id FROM polymarket.markets")
     assert sorted(markets) == demo.truth("served/markets")
+
+
+def test_older_fills_come_from_the_subgraph_and_later_ones_from_the_chain(demo: Demo) -> None:
+    for table in ("order_filled", "trades"):
+        times = "max(timestamp), min(timestamp)"
+        older = demo.query(f"SELECT {times} FROM polymarket.{table} WHERE block_number IS NULL FORMAT TSV")[0].split(
+            "\t"
+        )
+        later = demo.query(f"SELECT {times} FROM polymarket.{table} WHERE block_number > 0 FORMAT TSV")[0].split("\t")
+        assert older[0] == later[1]  # the block of the cut-over has fills of both
 
 
 def test_stop_leaves_nothing_running_and_the_next_start_goes_on(demo: Demo) -> None:

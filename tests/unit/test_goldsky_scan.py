@@ -31,6 +31,7 @@ def _matches(fill: Position, where: Mapping[str, str]) -> bool:
         "timestamp": lambda value: fill.timestamp == int(value),
         "timestamp_gt": lambda value: fill.timestamp > int(value),
         "timestamp_gte": lambda value: fill.timestamp >= int(value),
+        "timestamp_lte": lambda value: fill.timestamp <= int(value),
         "id_gt": lambda value: fill.id > value,
     }
     return all(tests[name](value) for name, value in where.items())
@@ -92,6 +93,14 @@ def test_a_scan_that_starts_again_at_its_cursor_loses_nothing(
         scan = advance(scan, [row for row in rows if row > position], is_full=len(rows) >= first)
     cursor = max(read, default=Position(1, ""))
     assert set(read) | set(read_all(source, begin(cursor.timestamp), first)) == set(fills)
+
+
+@given(FILLS, st.integers(min_value=1, max_value=9), CUTS, st.integers(min_value=1, max_value=7))
+def test_a_scan_with_an_end_reads_up_to_and_including_it(
+    fills: list[Position], first: int, cuts: list[int], until: int
+) -> None:
+    source = Source(fills, iter(cuts))
+    assert set(read_all(source, begin(1, until), first)) == {fill for fill in fills if fill.timestamp <= until}
 
 
 def test_a_long_history_costs_one_request_a_page() -> None:

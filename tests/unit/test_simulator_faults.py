@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simulator.__main__ import parse_cutover, settle
+from simulator.__main__ import cutover_settings, parse_cutover, settle
 from simulator.faults import FaultBook
 from simulator.limits import Limiter
 from simulator.world import Settings
@@ -39,6 +39,9 @@ def hits(made: FaultBook, kind: str, asks: int, now: float = 1) -> int:
         {"target": "redis", "kind": "http_429"},
         {"target": "gamma", "kind": "late_rows"},
         {"target": "gamma", "kind": "graphql_errors"},
+        {"target": "polygon", "kind": "graphql_errors"},
+        {"target": "polygon", "kind": "short_page"},
+        {"target": "goldsky", "kind": "rpc_errors"},
         {"target": "goldsky", "kind": "http_429", "count": 0},
         {"target": "goldsky", "kind": "http_429", "count": True},
         {"target": "goldsky", "kind": "http_429", "probability": 1.5},
@@ -142,6 +145,19 @@ def test_a_rate_limit_admits_so_many_in_any_ten_seconds() -> None:
 )
 def test_a_cut_over_is_read_as_utc(text: str) -> None:
     assert parse_cutover(text) == int(datetime(2026, 4, 28, 11, 0, 40, tzinfo=UTC).timestamp())
+
+
+def test_a_cut_over_may_be_relative_to_birth() -> None:
+    assert parse_cutover("-600s") == -600
+
+
+def test_the_pipeline_s_cut_over_is_the_first_block_of_the_later_exchanges() -> None:
+    settings = Settings(birth=1_800_000_000, cutover=1_777_374_039)
+    assert cutover_settings(settings) == "CUTOVER_BLOCK=86126998\nCUTOVER_TIMESTAMP=1777374040"
+
+
+def test_without_a_cut_over_the_subgraph_has_everything() -> None:
+    assert int(cutover_settings(Settings()).rpartition("=")[2]) > 4_000_000_000
 
 
 def test_no_cut_over() -> None:

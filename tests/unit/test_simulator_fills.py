@@ -211,4 +211,31 @@ def test_after_the_cut_over_other_exchanges_match() -> None:
     world, _ = small_world(age_s=200, cutover=birth)
     v1, v2 = {chain.EXCHANGE_V1, chain.NEG_RISK_V1}, {chain.EXCHANGE_V2, chain.NEG_RISK_V2, chain.EXCHANGE_V3}
     for fill in world.fills():
-        assert fill.exchange in (v2 if fill.timestamp >= birth else v1)
+        if fill.timestamp != birth:
+            assert fill.exchange in (v2 if fill.timestamp > birth else v1)
+
+
+def test_the_block_of_the_cut_over_has_fills_of_both_eras() -> None:
+    birth = small_world()[0].settings.birth
+    world, _ = small_world(age_s=200, cutover=birth - 1)
+    assert world.cutover_block is not None
+    block = world.block(world.cutover_block)
+    assert block.timestamp == birth
+    assert {fill.is_v1 for fill in block.fills} == {True, False}
+
+
+def test_ids_after_the_cut_over_are_made_of_transaction_and_place_in_the_log() -> None:
+    world, _ = small_world(age_s=60, cutover=small_world()[0].settings.birth)
+    fills = list(world.fills())
+    assert len({fill.id for fill in fills}) == len(fills)
+    for fill in fills:
+        assert fill.id == f"{fill.transaction_hash}_{fill.order_hash if fill.is_v1 else fill.log_index}"
+    assert [world.fill(fill.id) for fill in fills[::50]] == fills[::50]
+
+
+def test_a_cut_over_changes_identities_and_exchanges_but_nothing_else_of_the_trading() -> None:
+    plain = {fill.order_hash: fill for fill in small_world(age_s=60)[0].fills()}
+    birth = small_world()[0].settings.birth
+    for fill in small_world(age_s=60, cutover=birth)[0].fills():
+        same = plain[fill.order_hash]
+        assert (fill.timestamp, fill.maker, fill.token_id) == (same.timestamp, same.maker, same.token_id)

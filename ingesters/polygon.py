@@ -1,0 +1,157 @@
+"""The Polygon chain as one source, made of several providers that stand in for one another."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+from common.errors import PipelineError, Unavailable
+from common.http import TooMuch
+from ingesters.json_rpc import TooLarge
+from ingesters.provider import Head, Log, Provider
+
+FRESH_HEAD_S = 20.0  # a final block is some 5 s old; an older head is compared with those of the other providers
+CACHED_TIMES = 2000  # blocks
+_Found = TypeVar("_Found")
+
+
+class AskAgain(PipelineError):
+    """A provider could not answer. Ask again at once: another provider, or a smaller question, may do."""
+
+
+class Page(NamedTuple):
+    """What exists from block `first` up to and including `last`; last < first: nothing yet."""
+
+    first: int
+    last: int
+    head: Head  # of the provider that was asked
+    logs: Sequence[Log] = ()  # in the order of blocks
+    times: dict[int, int] = {}  # of blocks whose logs don't tell their time  # noqa: RUF012 - never written
+
+    @property
+    def is_end(self) -> bool:
+        """Whether there is nothing more for now."""
+        return self.last >= self.head.number or self.last < self.first
+
+
+class Polygon:
+    """Questions to the provider that is best for them. One request that fails is one attempt: see AskAgain."""
+
+    def __init__(self, providers: Sequence[Provider], clock: Callable[[], float] = time.time) -> None:
+        self.providers = list(providers)
+        self.host = self.providers[0].host  # of the provider that was asked last
+        self._clock = clock
+        self._times: OrderedDict[int, int] = OrderedDict()
+
+    def wait_s(self) -> float:
+        """Seconds until our own limits on requests allow the next one."""
+        waits = [provider.wait_s() for provider in self._available()]
+        return min(waits, default=0.0)
+
+    def head(self) -> Head:
+        """The newest final block. Raises AskAgain, Unavailable."""
+        return self._attempt(self._ready()[0], Provider.look)
+
+    def block_time(self, number: int) -> int:
+        """Unix seconds of a block up to the head. Raises AskAgain, Unavailable."""
+        return self._attempt(self._ready()[0], lambda provider: provider.block_time(number))
+
+    def read(self, first: int, new: int) -> Page:
+        """The next logs from block `first` on, once block `new` is final, which is `first` or a later one.
+
+        Raises AskAgain, Unavailable.
+        """
+        newest: Head | None = None
+        for provider in sorted(self._ready(), key=lambda provider: self._rank(provider, first)):
+            head = self._attempt(provider, lambda provider: _head_for(provider, new))
+            if head.number >= new:
+                return self._attempt(provider, lambda provider: self._page(provider, first))
+            newest = max(newest or head, head)
+            if self._clock() - head.timestamp <= provider.age_limit_s(FRESH_HEAD_S):
+                break
+        assert newest is not None  # _ready has one provider at least
+        return Page(first, first - 1, newest)
+
+    def troubles(self) -> list[str]:
+        """What an operator should know of the providers."""
+        now = self._clock()
+        left = [
+            f"{one.reason}; left for {max(0.0, one.away_until - now):.0f} s" for one in self.providers if one.reason
+        ]
+        small = [f"{one.host}: {one.chunk.blocks} blocks a request" for one in self.providers if one.chunk.is_reduced]
+        return [*left, *small]
+
+    def close(self) -> None:
+        for provider in self.providers:
+            provider.close()
+
+    def _available(self) -> list[Provider]:
+        now = self._clock()
+        return [provider for provider in self.providers if provider.away_until <= now]
+
+    def _ready(self) -> list[Provider]:
+        """Those that can be asked now, in the order of the settings; one at least. Raises Unavailable."""
+        available = self._available()
+        if not available:
+            raise self._nobody()
+        return [provider for provider in available if provider.wait_s() <= 0] or available
+
+    def _rank(self, provider: Provider, first: int) -> tuple[int, int]:
+        """Who answers for the most blocks comes first; the order of the settings decides between equals."""
+        newest = max((one.head.number for one in self.providers if one.head is not None), default=first)
+        return -min(provider.chunk.blocks, max(1, newest - first + 1)), self.providers.index(provider)
+
+    def _page(self, provider: Provider, first: int) -> Page:
+        assert provider.head is not None  # it was asked before
+        head = provider.head
+        last = provider.last_of_chunk(first, head)
+        logs = self._sized(provider, last - first + 1, lambda: provider.logs(first, last))
+        times = provider.times(logs, self._times.get)
+        self._remember(times)
+        return Page(first, last, head, logs, times)
+
+    @staticmethod
+    def _sized(provider: Provider, asked: int, work: Callable[[], _Found]) -> _Found:
+        try:
+            found = work()
+        except TooLarge as error:
+            if provider.chunk.refuse(asked, error.hint(asked)):
+                raise AskAgain(error.reason) from error
+            raise
+        except TooMuch:
+            provider.chunk.refuse(asked)  # it may be that, or the provider hangs: others first
+            raise
+        provider.chunk.accept(asked)
+        return found
+
+    def _attempt(self, provider: Provider, work: Callable[[Provider], _Found]) -> _Found:
+        self.host = provider.host
+        try:
+            found = work(provider)
+        except TooLarge as error:
+            provider.leave(self._clock(), error.reason)
+            raise self._verdict() from error
+        except Unavailable as error:
+            provider.leave(self._clock(), error.reason, error.retry_after_s)
+            raise self._verdict() from error
+        provider.note_success()
+        return found
+
+    def _verdict(self) -> PipelineError:
+        return AskAgain("another provider") if self._available() else self._nobody()
+
+    def _nobody(self) -> Unavailable:
+        back_at = min(provider.away_until for provider in self.providers)
+        reasons = "; ".join(provider.reason for provider in self.providers)
+        return Unavailable(reasons, retry_after_s=max(0.0, back_at - self._clock()))
+
+    def _remember(self, times: dict[int, int]) -> None:
+        self._times.update(times)
+        while len(self._times) > CACHED_TIMES:
+            self._times.popitem(last=False)
+
+
+def _head_for(provider: Provider, new: int) -> Head:
+    """The provider's head; asked for again only when the one that is known is behind the block."""
+    known = provider.head
+    return known if known is not None and known.number >= new else provider.look()
