@@ -143,6 +143,14 @@ def source_checks(settings: Settings) -> Iterator[Check]:
         f"GOLDSKY_URL: {remedy}",
         is_warning=True,
     )
+    chain_id = b'{"jsonrpc":"2.0","id":1,"method":"eth_chainId","params":[]}'
+    for url in settings.polygon_rpc_url.split(","):
+        yield check(
+            "Polygon (fills)",
+            partial(reach, "Polygon", url.strip(), settings, lambda source: source.post(chain_id)),
+            f"POLYGON_RPC_URL: {remedy}",
+            is_warning=True,
+        )
 
 
 def run_checks(settings: Settings) -> Iterator[Check]:

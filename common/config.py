@@ -7,6 +7,7 @@ default here. `python3 -m common.config` prints what is in force, with secrets h
 import sys
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -216,15 +217,24 @@ def _expectation(message: str) -> str:
 def describe(settings: Settings) -> str:
     """One line a setting, `NAME=value  # what it is`, as `.env` takes it; secrets hidden."""
     return "\n".join(
-        f"{name.upper()}={_shown(getattr(settings, name))}  # {field.description}"
+        f"{name.upper()}={_shown(name, getattr(settings, name))}  # {field.description}"
         for name, field in Settings.model_fields.items()
     )
 
 
-def _shown(value: object) -> str:
+def _shown(name: str, value: object) -> str:
     if isinstance(value, SecretStr):
         return "(hidden)" if value.get_secret_value() else ""
+    if name == "polygon_rpc_url":  # providers put their keys into the path
+        return ",".join(map(_without_key, str(value).split(",")))
     return "" if value is None else str(value)
+
+
+def _without_key(url: str) -> str:
+    parts = urlsplit(url.strip())
+    host = parts.netloc.rpartition("@")[2]
+    has_key = host != parts.netloc or parts.path.strip("/") or parts.query
+    return f"{parts.scheme}://{host}/(hidden)" if has_key else url.strip()
 
 
 def main() -> int:

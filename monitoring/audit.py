@@ -4,7 +4,7 @@
     python3 -m monitoring.audit --from 2024-10-01 --to 2024-11-10    these days, the last one left out
 
 Compares rows with distinct ids, order_filled with trades, trades with markets, and the volume of the taker orders with
-Gamma's. What is missing comes with the command that fetches it. An id is looked for within its day: one that came
+Gamma's. What is missing comes with the range to read again. An id is looked for within its day: one that came
 with two block times counts as two.
 
 Exit status: 0 all right; 1 something is missing, doubled or silent, or ClickHouse is away; 2 the command or the

@@ -14,7 +14,6 @@ from monitoring.reading import Reading
 
 TOLERANCE = Decimal("0.01")  # of the volume; Gamma rounds, and counts what was traded off these exchanges
 DEAD_LETTERS = "python3 -m processors.dead_letters list --stream order_events"
-BACKFILL = "python3 -m ingesters.backfill"
 HEADINGS = (
     *("day", "source", "fills", "distinct", "trades", "distinct", "doubled"),
     *("no trade", "no fill", "no market", "on the way", "odd price", "volume"),
@@ -69,21 +68,21 @@ def _missing(days: Sequence[Day]) -> Iterator[Problem]:
 
 
 def _orphans(audit: Audit) -> Iterator[Problem]:
-    """Days whose fills are not all in order_filled, each with the command that reads them again."""
+    """Days whose fills are not all in order_filled, each with the range to read again."""
     for begin, count in _by_day((day.begin, day.trades_without_fill) for day in audit.days):
         if count:
             text = f"{_count(count, 'trade')} without a fill in order_filled: {_date(begin)}"
-            yield Problem(text, backfill(begin, min(_next_midnight(begin), audit.end)))
+            yield Problem(text, to_read_again(begin, min(_next_midnight(begin), audit.end)))
 
 
 def _silent(gap: Gap) -> Problem:
     text = f"no fill for {_plain(duration(gap.seconds))}: {utc(gap.begin)} to {utc(gap.end)}"
-    return Problem(f"{text} ({gap.source})" if gap.source else text, backfill(gap.begin, gap.end + 1))
+    return Problem(f"{text} ({gap.source})" if gap.source else text, to_read_again(gap.begin, gap.end + 1))
 
 
-def backfill(begin: int, end: int) -> str:
-    """The command that reads [begin, end) again. What is there already is not doubled by it."""
-    return f"{BACKFILL} --from {iso(begin)} --to {iso(end)}"
+def to_read_again(begin: int, end: int) -> str:
+    """The range [begin, end), which the source has to be asked for again."""
+    return f"to be read again: {iso(begin)} to {iso(end)}"
 
 
 def _by_day(counts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -252,5 +251,5 @@ def _gap_fields(gap: Gap) -> dict[str, Any]:
         "to": iso(gap.end),
         "seconds": gap.seconds,
         "source": gap.source,
-        "command": _silent(gap).remedy,
+        "remedy": _silent(gap).remedy,
     }

@@ -55,7 +55,7 @@ def trade_of(fill: OrderFilled, token: Token) -> Trade:
         condition_id=token.condition_id,
         outcome=token.outcome,
         fee=_scaled(fill.fee, AMOUNT_DECIMALS),
-        is_taker_side=fill.taker in EXCHANGES,
+        is_taker_side=fill.taker == fill.exchange or fill.taker in EXCHANGES,
         exchange=fill.exchange,
         block_number=fill.block_number,
         log_index=fill.log_index,

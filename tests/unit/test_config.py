@@ -102,6 +102,15 @@ def test_secrets_are_hidden_wherever_settings_are_shown(monkeypatch: pytest.Monk
     assert settings.redis_password == SecretStr("hunter2")
 
 
+def test_the_keys_in_addresses_of_providers_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "POLYGON_RPC_URL", "https://polygon-rpc.com, https://rpc.example/v2/0123456789,https://a:b@c.example"
+    )
+    shown = describe(load_settings())
+    expected = "https://polygon-rpc.com,https://rpc.example/(hidden),https://c.example/(hidden)"
+    assert f"\nPOLYGON_RPC_URL={expected}  # " in shown
+
+
 def test_an_unset_secret_is_shown_as_empty() -> None:
     assert "\nREDIS_PASSWORD=  # " in describe(load_settings())
 

@@ -126,3 +126,10 @@ def test_a_trade_carries_what_identifies_the_fill_and_its_market() -> None:
     assert (trade.maker, trade.taker, trade.token_id) == (fill.maker, fill.taker, token_id(4))
     assert (trade.market_id, trade.condition_id, trade.outcome, trade.nonusdc_side) == ("1000", "0xc0", "Yes", "token1")
     assert (trade.exchange, trade.block_number, trade.log_index) == ("0xe1", 2**40, 2**32 - 1)
+
+
+def test_the_row_of_the_takers_order_is_known_by_the_emitting_contract_too() -> None:
+    """An exchange that the list does not know yet still names itself as the taker."""
+    later_exchange = "0x" + "ab" * 20
+    fill = make_fill(1, exchange=later_exchange, taker=later_exchange)
+    assert trade_of(fill, TOKEN).is_taker_side
