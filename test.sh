@@ -5,10 +5,15 @@ set -euo pipefail
 usage() {
   cat <<'TEXT'
 Usage: ./test.sh [all|lint|unit|contract|integration|faults] [arguments of pytest]
+       ./test.sh chaos [--seed S] [--seconds N] [--kills K] [--help]
+       ./test.sh mutations [words of their names]
 
   ./test.sh                     everything
   ./test.sh lint                ruff, mypy --strict and the rules on imports
   ./test.sh unit -k parsing     one part of the tests, or some of its tests
+  ./test.sh chaos --seed 1 --seconds 120 --kills 30
+                                the pipeline as real processes under random faults; ends with one line of JSON
+  ./test.sh mutations           breaks each safety line in turn and names the test that notices
 TEXT
 }
 
@@ -19,7 +24,7 @@ main() {
   . ./functions.sh
   local part=all
   case ${1:-} in
-    all | lint | unit | contract | integration | faults) part=$1 && shift ;;
+    all | lint | unit | contract | integration | faults | chaos | mutations) part=$1 && shift ;;
     --help | -h) usage && exit 0 ;;
   esac
   prepare_venv requirements-dev.txt
@@ -29,6 +34,8 @@ main() {
       check "tests" pytest "$@"
       ;;
     lint) lint ;;
+    chaos) exec .venv/bin/python -m tests.faults.chaos "$@" ;;
+    mutations) exec .venv/bin/python -m tests.faults.mutations "$@" ;;
     *) check "tests/$part" pytest "tests/$part" "$@" ;;
   esac
   summary

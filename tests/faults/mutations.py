@@ -1,0 +1,209 @@
+"""Breaks each safety line in turn, in a copy of the project, and shows which test notices.
+
+    ./test.sh mutations              all of them, some five minutes
+    ./test.sh mutations ack trim     those whose name contains one of the words
+
+Ends with a line of JSON and status 1 when a broken line goes unnoticed.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 300.0
+
+WRITER = "processors/clickhouse_writer.py"
+PROCESSOR = "processors/trade_processor.py"
+QUEUE = "common/redis_queue.py"
+WRITER_TESTS = "tests/integration/test_clickhouse_writer.py"
+PROCESSOR_TESTS = "tests/integration/test_trade_processor.py"
+QUEUE_TESTS = "tests/integration/test_redis_queue.py"
+CLICKHOUSE_TESTS = "tests/integration/test_clickhouse.py"
+ENUMERATED = "tests/faults/test_enumerated_crashes.py"
+
+
+class Mutation(NamedTuple):
+    """One safety line, what it becomes, and the tests that have to notice."""
+
+    name: str
+    path: str
+    line: str  # stands in the file exactly once
+    broken: str
+    tests: str
+
+
+MUTATIONS = (
+    Mutation(
+        "acknowledged before the insert",
+        WRITER,
+        '        rows = b"\\n".join(',
+        '        self._manifests.finish(manifest, channel.route)\n        rows = b"\\n".join(',
+        WRITER_TESTS,
+    ),
+    Mutation(
+        "insert without a token", "common/clickhouse.py", '"insert_deduplication_token": token', "", CLICKHOUSE_TESTS
+    ),
+    Mutation(
+        "tables forget tokens",
+        "common/tables.py",
+        "DEDUPLICATION_WINDOW = 10_000",
+        "DEDUPLICATION_WINDOW = 0",
+        CLICKHOUSE_TESTS,
+    ),
+    Mutation("batch sent without a manifest", WRITER, "        self._manifests.begin(manifest)\n", "", WRITER_TESTS),
+    Mutation(
+        "batch fixed without a lease",
+        "common/lua/begin_batch.lua",
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end",
+        "",
+        WRITER_TESTS,
+    ),
+    Mutation(
+        "batch acknowledged without a lease",
+        "common/lua/finish_batch.lua",
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end",
+        "",
+        WRITER_TESTS,
+    ),
+    Mutation(
+        "entries read while a dead writer's batch is open", WRITER, "if self.recovering or not", "if not", WRITER_TESTS
+    ),
+    Mutation(
+        "entries of a lost reply forgotten by the writer",
+        WRITER,
+        "            self.read_again(consumer)  # the reply",
+        "            # the reply",
+        ENUMERATED,
+    ),
+    Mutation(
+        "entries of a lost reply forgotten by the processor",
+        PROCESSOR,
+        "            self._read_again()  # the reply",
+        "            # the reply",
+        ENUMERATED,
+    ),
+    Mutation(
+        "trade written without looking at XACK",
+        "common/lua/complete.lua",
+        "if redis.call('XACK', KEYS[1], ARGV[1], id) == 1 then",
+        "redis.call('XACK', KEYS[1], ARGV[1], id)\n  do",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "cursor moved before the push",
+        QUEUE,
+        '        pushed = Pushed(*self.script("publish_new", keys, arguments))',
+        '        self.call("MSET", cursor[0], place[0], cursor[1], place[1])\n'
+        '        pushed = Pushed(*self.script("publish_new", keys, arguments))',
+        f"{ENUMERATED} {QUEUE_TESTS}",
+    ),
+    Mutation(
+        "cursor moves back",
+        "common/lua/publish_new.lua",
+        "if position_time > cursor_time or (position_time == cursor_time and position_id > cursor_id) then",
+        "do",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "seen ids ignored",
+        "common/lua/publish_new.lua",
+        "redis.call('ZADD', KEYS[3], 'NX', time, identity) == 0",
+        "redis.call('ZADD', KEYS[3], 'NX', time, identity) == 2",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "trimmed by length",
+        "common/lua/trim.lua",
+        "redis.call('XTRIM', KEYS[1], 'MINID', '=', smallest)",
+        "redis.call('XTRIM', KEYS[1], 'MAXLEN', '=', 1)",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "trimmed while a group is missing",
+        "common/lua/trim.lua",
+        "if found < #ARGV then return 0 end",
+        "",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "entries claimed from the living",
+        "common/lua/claim_dead.lua",
+        "redis.call('EXISTS', KEYS[2]) == 1 or ",
+        "",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "entries claimed before the manifests are adopted",
+        "common/lua/claim_dead.lua",
+        " or redis.call('HLEN', KEYS[3]) > 0",
+        "",
+        QUEUE_TESTS,
+    ),
+    Mutation("new groups skip what is there", QUEUE, '"0", "MKSTREAM"', '"$", "MKSTREAM"', QUEUE_TESTS),
+    Mutation(
+        "own backlog not read", QUEUE, 'get((route, consumer), b"0")', 'get((route, consumer), b">")', QUEUE_TESTS
+    ),
+    Mutation(
+        "fills of unknown tokens dropped",
+        PROCESSOR,
+        "self._wait_for_markets(unknown)",
+        "self._queue.ack(self._events, [item.entry.id for item in unknown])",
+        PROCESSOR_TESTS,
+    ),
+)
+
+
+def copy_project(target: Path) -> None:
+    """The files that git knows, as they are in the working tree."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def break_line(copy: Path, mutation: Mutation) -> str:
+    """Break the line in the copy; returns the file as it was. ValueError: the line is not there once."""
+    path = copy / mutation.path
+    text = path.read_text()
+    if text.count(mutation.line) != 1:
+        raise ValueError(f"{mutation.path} has {mutation.line!r} {text.count(mutation.line)} times; mend mutations.py")
+    path.write_text(text.replace(mutation.line, mutation.broken))
+    return text
+
+
+def noticed_by(copy: Path, mutation: Mutation) -> str:
+    """The first test that failed; empty when all passed. Its directory comes first on the path, so the copy runs."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests.split()]
+    try:
+        run = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no end within {LIMIT_S:.0f} s"
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def main(words: list[str]) -> int:
+    chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.name for word in words)]
+    unnoticed = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        copy_project(copy)
+        for mutation in chosen:
+            text = break_line(copy, mutation)
+            test = noticed_by(copy, mutation)
+            (copy / mutation.path).write_text(text)
+            print(f"{mutation.name:52} {test or 'NOT NOTICED'}", flush=True)
+            unnoticed += [] if test else [mutation.name]
+    print(json.dumps({"mutations": len(chosen), "noticed": len(chosen) - len(unnoticed), "unnoticed": unnoticed}))
+    return 1 if unnoticed or not chosen else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
