@@ -11,7 +11,7 @@ from common.config import Settings, load_settings
 from common.errors import ConfigError, Unavailable
 from common.migrations import LEDGER, MIGRATIONS, Migration
 from common.redis_queue import RedisQueue
-from common.state import read_state
+from common.state import check_mode, mixed_modes
 from common.tables import TABLES, VIEWS
 
 Say = Callable[[str], None]
@@ -56,27 +56,13 @@ def _check_mode(clickhouse: ClickHouse, mode: str) -> None:
     rows = clickhouse.query(f"SELECT DISTINCT mode FROM {clickhouse.database}.schema_migrations")  # noqa: S608
     others = {other for (other,) in rows} - {mode}
     if others:
-        raise ConfigError(_mixed(f"ClickHouse database {clickhouse.database}", others.pop(), mode))
-
-
-def check_redis(queue: RedisQueue, mode: str) -> None:
-    """Raises ConfigError when Redis holds the other mode's data."""
-    held = read_state(queue, "mode")
-    if held not in {None, mode}:
-        raise ConfigError(_mixed("Redis", str(held), mode))
+        raise ConfigError(mixed_modes(f"ClickHouse database {clickhouse.database}", others.pop(), mode))
 
 
 def claim_redis(queue: RedisQueue, mode: str) -> None:
     """Note in Redis which mode's data it holds. Raises ConfigError when it holds the other's."""
     queue.call("SET", queue.keys.state("mode"), mode, "NX")
-    check_redis(queue, mode)
-
-
-def _mixed(where: str, held: str, wanted: str) -> str:
-    return (
-        f"PIPELINE_MODE: {where} holds {held} data, and {wanted} data must not mix with it. "
-        f"Use another server, CLICKHOUSE_DATABASE, REDIS_DB or KEY_PREFIX for one of them."
-    )
+    check_mode(queue, mode)
 
 
 def _applied(clickhouse: ClickHouse) -> set[int]:
@@ -94,7 +80,7 @@ def setup(settings: Settings, say: Say) -> None:
     """Prepare both servers. Raises ConfigError and Unavailable."""
     clickhouse, queue = ClickHouse(settings), RedisQueue(settings)
     try:
-        check_redis(queue, settings.pipeline_mode)  # both before either is marked: a refusal leaves no trace
+        check_mode(queue, settings.pipeline_mode)  # both before either is marked: a refusal leaves no trace
         apply_schema(clickhouse, settings.pipeline_mode, say)
         claim_redis(queue, settings.pipeline_mode)
     finally:

@@ -215,8 +215,8 @@ show_log() {
 report() {
   local of_this_copy="" socket=""
   if [ "$DATA_DIR" != "$(pwd -P)/data" ]; then
-    of_this_copy="DATA_DIR=$DATA_DIR "
-    socket=" -s unix://$RUN/supervisor.sock"
+    of_this_copy="DATA_DIR=$(printf %q "$DATA_DIR") "
+    socket=" -s $(printf %q "unix://$RUN/supervisor.sock")"
   fi
   echo
   supervisorctl status || true # not zero where a server that is not needed is stopped

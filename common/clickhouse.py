@@ -109,5 +109,14 @@ class ClickHouse:
 
 
 def _first_line(error: Exception) -> str:
-    cause = error.__cause__ if str(error) == "Error executing HTTP request" and error.__cause__ else error
+    """The server's own first line; for a broken connection its innermost cause, without the address and its query."""
+    cause: BaseException = error
+    while isinstance(error, Error) and error.code is None and (inner := _inside(cause)):
+        cause = inner
     return str(cause).split("\n", 1)[0][:500]
+
+
+def _inside(error: BaseException) -> BaseException | None:
+    """What an error wraps: as its cause, or, with urllib3, as its reason."""
+    reason = getattr(error, "reason", None)
+    return error.__cause__ or (reason if isinstance(reason, BaseException) else None)

@@ -5,6 +5,7 @@ default here. `python3 -m common.config` prints what is in force, with secrets h
 """
 
 import sys
+import time
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -12,7 +13,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from common.errors import ConfigError
+from common import parsing
+from common.errors import ConfigError, InvalidRecord
 
 
 class Settings(BaseSettings):
@@ -197,9 +199,21 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Settings from the environment and `.env`. Raises ConfigError with a line per wrong variable."""
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         raise ConfigError("\n".join(_complaints(error))) from None
+    _check_texts(settings)
+    return settings
+
+
+def _check_texts(settings: Settings) -> None:
+    """What pydantic can't see in a text. Raises ConfigError, as the process that reads it would."""
+    parsing.start_time(settings.order_events_start, time.time())
+    for address in settings.exchange_addresses.split(","):
+        try:
+            parsing.address(address.strip(), "EXCHANGE_ADDRESSES")
+        except InvalidRecord as error:
+            raise ConfigError(str(error)) from None
 
 
 def _complaints(error: ValidationError) -> list[str]:

@@ -235,7 +235,7 @@ def start_time(text: str, now: float) -> int:
     """
     start = _start(text.strip(), now)
     if start is None or not 0 <= start <= now:
-        expected = "90s, 30m, 1h or 7d before now, a UTC date or time, or Unix seconds, not in the future"
+        expected = "90s, 30m, 1h or 7d before now, a UTC date or time, Unix seconds or a block, not in the future"
         raise ConfigError(f"ORDER_EVENTS_START: expected {expected}, got {text!r}")
     return start
 

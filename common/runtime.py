@@ -23,6 +23,7 @@ from common.config import Settings, load_settings
 from common.errors import ConfigError, Unavailable
 from common.logging_config import setup_logging
 from common.redis_queue import RedisQueue
+from common.state import check_mode
 
 EXIT_CLEAN, EXIT_CRASH, EXIT_CONFIG = 0, 1, 2
 HEARTBEAT_S = 1.0  # at most one heartbeat a second
@@ -230,6 +231,16 @@ class Runner:
         self._tell(stage, "stopped")
 
 
+def _in_own_mode(build: Callable[[Context], Stage]) -> Callable[[Context], Stage]:
+    """Builds the stage unless Redis holds the other mode's data: demo and live data never mix. Raises ConfigError."""
+
+    def checked(context: Context) -> Stage:
+        check_mode(context.queue, context.settings.pipeline_mode)
+        return build(context)
+
+    return checked
+
+
 def _unavailable(attempt: RetryCallState) -> Unavailable:
     error = attempt.outcome.exception() if attempt.outcome else None
     assert isinstance(error, Unavailable)
@@ -254,7 +265,7 @@ def main(component: str, build: Callable[[Context], Stage], *, leased: bool = Fa
     context = Context(settings, queue, log, lambda: signals.stopping)
     log.info("starting, pid %d, %s mode", os.getpid(), settings.pipeline_mode)
     try:
-        Runner(component, context, signals, longest_wait_s=longest_wait_s).run(build)
+        Runner(component, context, signals, longest_wait_s=longest_wait_s).run(_in_own_mode(build))
     except ConfigError as error:
         log.error("configuration: %s", error)  # noqa: TRY400 - a traceback would hide what to change
         return EXIT_CONFIG

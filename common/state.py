@@ -1,5 +1,6 @@
 """Cursors and watermarks. They are written by the scripts that write the data (`RedisQueue.push_*`), only read here."""
 
+from common.errors import ConfigError
 from common.redis_queue import Height, Position, RedisQueue
 
 
@@ -19,3 +20,18 @@ def read_height(queue: RedisQueue, source: str) -> Height | None:
     """How far a source of blocks has been published; None before its first page."""
     block, timestamp = queue.call("MGET", *queue.height_keys(source))
     return None if block is None else Height(int(block), int(timestamp or 0))
+
+
+def check_mode(queue: RedisQueue, mode: str) -> None:
+    """Raises ConfigError when Redis holds the other mode's data."""
+    held = read_state(queue, "mode")
+    if held not in {None, mode}:
+        raise ConfigError(mixed_modes("Redis", str(held), mode))
+
+
+def mixed_modes(where: str, held: str, wanted: str) -> str:
+    """What to tell a person who is about to mix demo and live data."""
+    return (
+        f"PIPELINE_MODE: {where} holds {held} data, and {wanted} data must not mix with it. "
+        f"Use another server, CLICKHOUSE_DATABASE, REDIS_DB or KEY_PREFIX for one of them."
+    )

@@ -97,7 +97,7 @@ def read_stage(component: str, beats: Reading[list[dict[str, str]]], stale_after
         source=_text(alive, "source"),
         source_state=_text(alive, "source_state"),
         detail=_text(alive, "detail"),
-        instances=instances,
+        instances=[each for each in instances if each.state != "stopped" or not alive],  # a replaced one is history
     )
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from common.config import Settings
 from common.redis_queue import RedisQueue
-from tests.servers import ROOT
+from tests.servers import ROOT, RedisServer
 from tests.waiting import wait_until
 
 SCRIPT = '''
@@ -189,3 +190,19 @@ def test_every_start_is_counted_and_the_log_has_times_in_utc(tiny: Tiny) -> None
     assert first[10] == "T"
     assert first.split(" - ")[0].endswith("Z")
     assert first.split(" - ")[1:3] == ["tiny", "INFO"]
+
+
+def test_a_process_of_the_other_mode_leaves_the_data_alone(redis_server: RedisServer) -> None:
+    """Started by hand beside a demo, an ingester would mix Polymarket's data into the simulated."""
+    prefix = f"mode-{uuid.uuid4().hex}:"
+    settings = Settings(redis_host=redis_server.host, redis_port=redis_server.port, key_prefix=prefix)
+    queue = RedisQueue(settings)
+    queue.call("SET", queue.keys.state("mode"), "demo")
+    told = {"REDIS_HOST": redis_server.host, "REDIS_PORT": str(redis_server.port), "KEY_PREFIX": prefix}
+    command = [sys.executable, "-m", "ingesters.goldsky_ingester"]
+    environment = {**os.environ, **told, "LOG_TO_FILE": "false", "PIPELINE_MODE": "live"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    queue.call("DEL", queue.keys.state("mode"))
+    queue.close()
+    assert run.returncode == 2
+    assert "PIPELINE_MODE: Redis holds demo data" in run.stdout
