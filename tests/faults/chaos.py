@@ -39,10 +39,10 @@ from tests.faults.verdict import (
 if TYPE_CHECKING:
     from tests.faults.tcp_proxy import Direction
 
-FILLS_A_SECOND = 200  # of history for each second of the run, so that the ingester has to catch up for most of it
+FILLS_A_SECOND = 300  # of history for each second of the run, so that the ingester has to catch up for most of it
 LEAST_HISTORY_S = 180
 FREEZE_BEFORE_END_S = 20  # fills that end earlier leave time for markets that are listed up to 40 s late
-SETTLE_LIMIT_S = 120.0
+SETTLE_LIMIT_S = 240.0
 QUIET_S = 1.5  # a settled pipeline has to stay settled for so long
 PAUSE_S = 0.02
 LOOK_S = 0.3

@@ -97,11 +97,21 @@ def groups(redis: "Redis") -> Iterable[dict[str, Any]]:
 
 
 def holds_entries(redis: "Redis", pid: int) -> bool:
-    """Whether the process has entries that it has not finished; no when Redis is away."""
+    """Whether the process is inside its hand-over; no when Redis is away.
+
+    A writer is from the moment that it has fixed a batch until the batch is acknowledged: ClickHouse may have it or
+    not. Its buffer alone would be no such moment. A processor is while it has entries that it has not finished.
+    """
     try:
-        return any(consumer_pending(redis, name) for name in consumers_of(redis, pid))
+        return any(is_inside(redis, name) for name in consumers_of(redis, pid))
     except exceptions.RedisError:
         return False
+
+
+def is_inside(redis: "Redis", name: bytes) -> bool:
+    if name.startswith(b"clickhouse_writer"):
+        return bool(redis.hlen("manifests:" + name.decode()))
+    return consumer_pending(redis, name) > 0
 
 
 def consumers_of(redis: "Redis", pid: int) -> list[bytes]:
