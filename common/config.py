@@ -39,6 +39,13 @@ class Settings(BaseSettings):
         gt=0,
         description="seconds until a call counts as failed; above every blocking read, which lasts at most 1 s",
     )
+    redis_waitaof_s: float = Field(
+        0.0,
+        ge=0,
+        le=5,
+        description="seconds that a batch may wait, before it is sent to ClickHouse, until Redis (7.2 or newer) has "
+        "synced its append-only file: for a server with appendfsync everysec; 0 does not wait",
+    )
     key_prefix: str = Field(
         "",
         description="put before every Redis key, for several pipelines on one server; e.g. '{pm}:' on a cluster",

@@ -133,6 +133,7 @@ class RedisQueue:
         self.keys = Keys(settings.key_prefix)
         self._where = f"{settings.redis_host}:{settings.redis_port}"
         self._redis = _connect(settings)
+        self._sync_s = settings.redis_waitaof_s
         self._scripts: dict[str, Script] = {}
         self._backlog_positions: dict[tuple[Route, str], bytes] = {}
 
@@ -145,11 +146,31 @@ class RedisQueue:
 
     def script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """One atomic script of `common/lua`."""
-        script = self._scripts.get(name)
-        if script is None:
-            script = self._scripts[name] = self._redis.register_script((LUA / f"{name}.lua").read_text())
+        script = self._script(name)
         with self._available():
             return script(keys=keys, args=arguments)
+
+    def _script(self, name: str) -> "Script":
+        if name not in self._scripts:
+            self._scripts[name] = self._redis.register_script((LUA / f"{name}.lua").read_text())
+        return self._scripts[name]
+
+    def lasting_script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """A script of `common/lua` that always writes; with REDIS_WAITAOF_S, returns once the server's disk has it.
+
+        So has it everything that was written before, by whomever. Raises Unavailable when that takes too long.
+        """
+        if not self._sync_s:
+            return self.script(name, keys, arguments)
+        script = self._script(name)
+        with self._available(), self._redis.pipeline(transaction=False) as pipeline:
+            # In one request: WAITAOF looks at what its own connection has written.
+            script(keys, arguments, client=pipeline)
+            pipeline.execute_command("WAITAOF", 1, 0, int(self._sync_s * 1000))  # type: ignore[no-untyped-call]
+            reply, (synced, _) = pipeline.execute()
+        if not synced:
+            raise Unavailable(f"Redis at {self._where} has not synced its append-only file within {self._sync_s:g} s")
+        return reply
 
     def close(self) -> None:
         self._redis.close()
@@ -483,6 +504,8 @@ class RedisQueue:
         except exceptions.ResponseError as error:
             if str(error).startswith("DB index"):
                 raise ConfigError(f"REDIS_DB: {self._where} has no such database ({error})") from error
+            if "WAITAOF" in str(error):  # an older server, or one without an append-only file
+                raise ConfigError(f"REDIS_WAITAOF_S: {self._where} can't do that ({error})") from error
             if any(sign in str(error) for sign in TEMPORARY):
                 raise Unavailable(f"Redis at {self._where}: {error}") from error
             raise

@@ -23,8 +23,12 @@ class Manifests:
         return [Manifest.decode(fields[i], fields[i + 1]) for i in range(0, len(fields), 2)]
 
     def begin(self, manifest: Manifest) -> None:
-        """Fix a batch, before its first insert. Doing it again changes nothing."""
-        self._run("begin_batch", [], [manifest.token, manifest.encode()])
+        """Fix a batch, before its first insert. Doing it again changes nothing.
+
+        Lasting, because what ClickHouse is sent and Redis forgets would come again under other tokens.
+        """
+        arguments = [self._lease.holder, manifest.token, manifest.encode()]
+        self._checked(self._queue.lasting_script("begin_batch", [self._lease.key, self._key], arguments))
 
     def finish(self, manifest: Manifest, route: Route) -> int:
         """The rows are in the table: acknowledge them. Returns how many still were pending."""
