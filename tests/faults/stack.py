@@ -144,8 +144,8 @@ def _start_servers(stack: Stack, ports: dict[str, int], folder: Path) -> None:
         str(folder / "clickhouse"),
     ]
     redis = ["embedded.redis_server", "--port", str(ports["redis"]), "--dir", str(stack.redis_folder)]
-    stack.fleet.add(_spec("redis", redis, {}, "Ready to accept connections"))
-    stack.fleet.add(_spec("clickhouse", clickhouse, {}, "serving"))
+    stack.fleet.add(program_spec("redis", redis, {}, "Ready to accept connections"))
+    stack.fleet.add(program_spec("clickhouse", clickhouse, {}, "serving"))
     _wait_until_up(stack.fleet)
 
 
@@ -196,11 +196,11 @@ def _start_stages(stack: Stack, size: Size) -> None:
         env |= {"GOLDSKY_REQUESTS_PER_10S": "100000", "POLYMARKET_REQUESTS_PER_10S": "100000"}
     for name in STAGES:
         module = next(module for program, module in MODULES.items() if name.startswith(program))
-        stack.fleet.add(_spec(name, [module], env, "starting, pid {pid},"))
+        stack.fleet.add(program_spec(name, [module], env, "starting, pid {pid},"))
     _wait_until_up(stack.fleet)
 
 
-def _spec(name: str, command: list[str], env: dict[str, str], up: str) -> Spec:
+def program_spec(name: str, command: list[str], env: dict[str, str], up: str) -> Spec:
     """A module of the project, run apart from this machine's settings: its environment's and its `.env`."""
     ours = {setting.upper() for setting in Settings.model_fields}
     clean = {variable: value for variable, value in os.environ.items() if variable.upper() not in ours}
