@@ -150,6 +150,20 @@ MUTATIONS = (
         "own backlog not read", QUEUE, 'get((route, consumer), b"0")', 'get((route, consumer), b">")', QUEUE_TESTS
     ),
     Mutation(
+        "batch sent before Redis has synced it",
+        QUEUE,
+        "        if not synced:\n",
+        "        if False:\n",
+        "tests/integration/test_waitaof.py",
+    ),
+    Mutation(
+        "replayed for every group",
+        "common/lua/replay.lua",
+        "'data', data, 'for', ARGV[i + 1])",
+        "'data', data)",
+        "tests/integration/test_dead_letters.py",
+    ),
+    Mutation(
         "fills of unknown tokens dropped",
         PROCESSOR,
         "self._wait_for_markets(unknown)",

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from common.errors import Unavailable
-from common.http import HttpSource, Rejected
+from common.http import HttpSource, RateLimit, Rejected
 from tests.integration.ingesting import Asked, Reply, as_json, upstream
 from tests.servers import free_port
 
@@ -23,6 +23,7 @@ def source(
     most_bytes: int = 100_000,
     requests_per_10s: int = 100,
     clock: Callable[[], float] = time.monotonic,
+    limit: RateLimit | None = None,
 ) -> Iterator[HttpSource]:
     with closing(
         HttpSource(
@@ -33,6 +34,7 @@ def source(
             read_timeout_s=read_timeout_s,
             most_bytes=most_bytes,
             clock=clock,
+            limit=limit,
         )
     ) as http:
         yield http
@@ -172,3 +174,17 @@ def test_requests_beyond_our_own_limit_have_to_wait() -> None:
         assert http.wait_s(spare=1) > 9
         http.get("/")
         assert 9 < http.wait_s() <= 10
+
+
+def test_sources_that_share_a_limit_count_and_pause_together() -> None:
+    limit, busy = RateLimit(4), Reply(b"", 429, (("Retry-After", "30"),))
+    replies = iter([Reply(b"[]"), Reply(b"[]"), busy])
+    with upstream(lambda _: next(replies)) as url, source(url, limit=limit) as one, source(url, limit=limit) as other:
+        assert one.take_turn_s(spare=1) == one.take_turn_s(spare=1) == 0  # one turn, however often it is asked for
+        one.get("/")
+        assert other.take_turn_s(spare=1) == 0
+        other.get("/")
+        assert one.wait_s(spare=2) > 9
+        with pytest.raises(Unavailable):
+            one.get("/")
+        assert other.wait_s() > 29
