@@ -10,7 +10,7 @@ from decimal import Decimal
 import msgspec
 
 
-class OrderFilled(msgspec.Struct, frozen=True, omit_defaults=True):
+class OrderFilled(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One fill as the exchange contract emitted it."""
 
     id: str  # the source's own identity: transactionHash_orderHash (subgraph) or transactionHash_logIndex (chain)
@@ -29,7 +29,7 @@ class OrderFilled(msgspec.Struct, frozen=True, omit_defaults=True):
     log_index: int | None = None
 
 
-class Trade(msgspec.Struct, frozen=True, omit_defaults=True):
+class Trade(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One fill, enriched with its market and read as a trade of outcome tokens against collateral."""
 
     timestamp: int  # Unix seconds, UTC: the block's time
@@ -82,7 +82,7 @@ class Market(msgspec.Struct, frozen=True, omit_defaults=True):
     closed_time: datetime | None = None
 
 
-class Token(msgspec.Struct, frozen=True):
+class Token(msgspec.Struct, frozen=True, gc=False):
     """What a trade needs to know of the outcome token that was traded."""
 
     market_id: str

@@ -36,6 +36,14 @@ def arrival_s(entry_id: bytes) -> float:
     return int(entry_id.split(b"-", 1)[0]) / 1000
 
 
+def result_of(entry: Entry, fill: OrderFilled, token: Token) -> Result:
+    """The fill's trade, or why it can't be one."""
+    try:
+        return Result(entry.id, encode(trade_of(fill, token)))
+    except InvalidRecord as error:
+        return Result(entry.id, entry.data, str(error))
+
+
 class TradeProcessor:
     """Stage: stream:order_events to stream:trades."""
 
@@ -106,16 +114,20 @@ class TradeProcessor:
     def _process(self, batch: list[Entry]) -> None:
         """Complete what can be completed; the fills of unknown tokens wait."""
         results: list[Result] = []
-        fills: list[Waiting] = []
+        fills: list[tuple[Entry, OrderFilled, str]] = []
         for entry in batch:
             try:
                 fill = decode_order_filled(entry.data)
-                outcome_token(fill)
-                fills.append(Waiting(entry, fill))
+                fills.append((entry, fill, outcome_token(fill)))
             except (*UNREADABLE, InvalidRecord) as error:
                 results.append(Result(entry.id, entry.data, str(error)))
-        known = self._known_tokens({outcome_token(item.fill) for item in fills})
-        unknown = [item for item in fills if not self._complete_into(results, item, known)]
+        known = self._known_tokens({token_id for _, _, token_id in fills})
+        unknown = []
+        for entry, fill, token_id in fills:
+            if token := known.get(token_id):
+                results.append(result_of(entry, fill, token))
+            else:
+                unknown.append(Waiting(entry, fill))
         self._finish(results)
         self._counts["records_in"] += len(batch)
         self._wait_for_markets(unknown)
@@ -126,17 +138,6 @@ class TradeProcessor:
         known = {token_id: token for token_id, token in recent.items() if token}
         missing = [token_id for token_id in recent if token_id not in known and token_id not in self._waiting]
         return {**known, **self._index.look_up(missing)}
-
-    def _complete_into(self, results: list[Result], item: Waiting, known: Mapping[str, Token]) -> bool:
-        """Whether the fill's market is known, so that its trade or its fault could be added to the results."""
-        token = known.get(outcome_token(item.fill))
-        if token is None:
-            return False
-        try:
-            results.append(Result(item.entry.id, encode(trade_of(item.fill, token))))
-        except InvalidRecord as error:
-            results.append(Result(item.entry.id, item.entry.data, str(error)))
-        return True
 
     def _finish(self, results: list[Result]) -> None:
         if results:
@@ -164,8 +165,7 @@ class TradeProcessor:
         results: list[Result] = []
         released = [token_id for token_id in known if token_id in self._waiting]
         for token_id in released:
-            for item in self._waiting[token_id]:
-                self._complete_into(results, item, known)
+            results += (result_of(item.entry, item.fill, known[token_id]) for item in self._waiting[token_id])
         self._finish(results)
         for token_id in released:
             del self._waiting[token_id]

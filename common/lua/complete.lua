@@ -1,24 +1,24 @@
 -- Stream to stream: each entry is acknowledged, and only who acknowledged it writes its result.
 -- KEYS: source stream, target stream, dead letters
--- ARGV: group, now, then per entry: id, result, reason ('' writes the result to the target, else result is the original)
+-- ARGV: group, now, number of results, then per result: id, data for the target; then per fault: id, original, reason
 -- Returns {results written, dead letters written}.
+local source, target, group = KEYS[1], KEYS[2], ARGV[1]
 local written, dead = 0, 0
-for i = 3, #ARGV, 3 do
-  local id, result, reason = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local attempts
-  if reason ~= '' then
-    local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)
-    attempts = pending[1] and pending[1][4] or 0
+local faults = 4 + 2 * tonumber(ARGV[3])
+for i = 4, faults - 1, 2 do
+  if redis.call('XACK', source, group, ARGV[i]) == 1 then
+    redis.call('XADD', target, '*', 'data', ARGV[i + 1])
+    written = written + 1
   end
-  if redis.call('XACK', KEYS[1], ARGV[1], id) == 1 then
-    if reason == '' then
-      redis.call('XADD', KEYS[2], '*', 'data', result)
-      written = written + 1
-    else
-      redis.call('XADD', KEYS[3], '*', 'data', result, 'reason', reason, 'source_stream', KEYS[1], 'entry_id', id,
-        'attempts', attempts, 'at', ARGV[2], 'group', ARGV[1])
-      dead = dead + 1
-    end
+end
+for i = faults, #ARGV, 3 do
+  local id = ARGV[i]
+  local pending = redis.call('XPENDING', source, group, id, id, 1)
+  local attempts = pending[1] and pending[1][4] or 0
+  if redis.call('XACK', source, group, id) == 1 then
+    redis.call('XADD', KEYS[3], '*', 'data', ARGV[i + 1], 'reason', ARGV[i + 2], 'source_stream', source,
+      'entry_id', id, 'attempts', attempts, 'at', ARGV[2], 'group', group)
+    dead = dead + 1
   end
 end
 return {written, dead}

@@ -91,8 +91,8 @@ MUTATIONS = (
     Mutation(
         "trade written without looking at XACK",
         "common/lua/complete.lua",
-        "if redis.call('XACK', KEYS[1], ARGV[1], id) == 1 then",
-        "redis.call('XACK', KEYS[1], ARGV[1], id)\n  do",
+        "if redis.call('XACK', source, group, ARGV[i]) == 1 then",
+        "redis.call('XACK', source, group, ARGV[i])\n  do",
         QUEUE_TESTS,
     ),
     Mutation(

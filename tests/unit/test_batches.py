@@ -66,6 +66,17 @@ def test_a_batch_is_due_when_its_oldest_row_has_waited_long_enough() -> None:
     assert buffer.is_due(now=102)
 
 
+def test_soon_after_a_batch_the_next_one_grows_as_far_as_it_may() -> None:
+    buffer = Buffer(batch_size=10, max_batch_size=100, max_wait_s=2)
+    buffer.add(entries(10), now=0)
+    assert buffer.take(now=0) == entries(10)
+    buffer.add(entries(99, 10), now=0)
+    assert not buffer.is_due(now=0.99)
+    assert buffer.is_due(now=1)
+    buffer.add(entries(1, 109), now=0.5)
+    assert buffer.is_due(now=0.5)
+
+
 def test_an_empty_buffer_is_never_due() -> None:
     assert not Buffer(batch_size=1, max_batch_size=1, max_wait_s=0.1).is_due(now=1e9)
 
