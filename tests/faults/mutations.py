@@ -25,6 +25,8 @@ WRITER_TESTS = "tests/integration/test_clickhouse_writer.py"
 PROCESSOR_TESTS = "tests/integration/test_trade_processor.py"
 QUEUE_TESTS = "tests/integration/test_redis_queue.py"
 CLICKHOUSE_TESTS = "tests/integration/test_clickhouse.py"
+PROGRESS_TESTS = "tests/integration/test_backfill_progress.py"
+BACKFILL_TESTS = "tests/integration/test_backfill.py"
 ENUMERATED = "tests/faults/test_enumerated_crashes.py"
 
 
@@ -113,8 +115,8 @@ MUTATIONS = (
     Mutation(
         "seen ids ignored",
         "common/lua/publish_new.lua",
-        "redis.call('ZADD', KEYS[3], 'NX', time, identity) == 0",
-        "redis.call('ZADD', KEYS[3], 'NX', time, identity) == 2",
+        "or seen[(i - first) / 4 + 1] or",
+        "or",
         QUEUE_TESTS,
     ),
     Mutation(
@@ -169,6 +171,55 @@ MUTATIONS = (
         "self._wait_for_markets(unknown)",
         "self._queue.ack(self._events, [item.entry.id for item in unknown])",
         PROCESSOR_TESTS,
+    ),
+    Mutation(
+        "backfill publishes without a lease",
+        "common/lua/publish_slice.lua",
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end",
+        "",
+        PROGRESS_TESTS,
+    ),
+    Mutation(
+        "backfill publishes from where its slice no longer is",
+        "common/lua/publish_slice.lua",
+        "if cursor ~= ARGV[3] then return -2 end",
+        "",
+        PROGRESS_TESTS,
+    ),
+    Mutation(
+        "backfill takes a slice twice",
+        "common/lua/take_slice.lua",
+        "if redis.call('HGET', KEYS[2], 'frontier') ~= ARGV[2] then return 0 end",
+        "",
+        PROGRESS_TESTS,
+    ),
+    Mutation(
+        "backfill does not wait for what is on its way",
+        "ingesters/backfill_run.py",
+        "        self._patience.until(barrier.obstacle)\n",
+        "",
+        BACKFILL_TESTS,
+    ),
+    Mutation(
+        "backfill does not compare with ClickHouse",
+        "ingesters/backfill_known.py",
+        "if offer.identity not in stored]",
+        "if offer]",
+        BACKFILL_TESTS,
+    ),
+    Mutation(
+        "backfill takes what is the live ingester's",
+        "ingesters/backfill_goldsky.py",
+        "end = min(wanted, self._live_floor())",
+        "end = wanted",
+        BACKFILL_TESTS,
+    ),
+    Mutation(
+        "live ingester begins before a backfill's end",
+        "ingesters/goldsky_ingester.py",
+        "wanted, self._start = self._start, cursor.timestamp - self._window_s",
+        "wanted = self._start",
+        BACKFILL_TESTS,
     ),
 )
 
