@@ -1,6 +1,6 @@
 """What goes wrong when: a schedule that depends on its seed alone. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from random import Random
 from typing import Literal, NamedTuple, TypeVar
@@ -91,17 +91,26 @@ def plan(seed: int, seconds: float, kills: int, *, lease_s: float, loses: bool) 
 def _kinds(rng: Random, seconds: float, kills: int, *, loses: bool) -> Iterator[tuple[Kind, str]]:
     for target in _each_then_any(rng, (*STAGES, *SERVERS), kills):
         yield "kill", target
-    for kind in _each_then_any(rng, tuple(KIND_WEIGHTS), round(seconds / EVERY_S), list(KIND_WEIGHTS.values())):
+    for kind in _dealt(rng, KIND_WEIGHTS, round(seconds / EVERY_S)):
         yield kind, ""
     if loses:
         for _ in range(max(1, round(seconds / LOSES_EVERY_S))):
             yield "lose", "redis"
 
 
-def _each_then_any(rng: Random, choice: Sequence[T], count: int, weights: list[int] | None = None) -> list[T]:
+def _each_then_any(rng: Random, choice: Sequence[T], count: int) -> list[T]:
     """Return so many: each one once, as far as that goes, then any."""
     each = rng.sample(choice, len(choice))[:count]
-    return each + rng.choices(choice, weights, k=count - len(each))
+    return each + rng.choices(choice, k=count - len(each))
+
+
+def _dealt(rng: Random, weights: Mapping[T, int], count: int) -> list[T]:
+    """Return so many: each one once, as far as that goes, then as from shuffled decks that hold each by its weight."""
+    dealt = rng.sample(list(weights), len(weights))
+    deck = [one for one, weight in weights.items() for _ in range(weight)]
+    while len(dealt) < count:
+        dealt += rng.sample(deck, len(deck))
+    return dealt[:count]
 
 
 class _Maker:
