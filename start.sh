@@ -183,28 +183,32 @@ start_stages() {
 }
 
 wait_until_healthy() {
-  local deadline=$((SECONDS + HEALTH_LIMIT_S)) down stage
+  local deadline=$((SECONDS + HEALTH_LIMIT_S)) why stage
   until is_healthy; do
-    [ $SECONDS -gt $deadline ] || continue
+    why="not healthy within $HEALTH_LIMIT_S s"
+    if [ -n "$(stages_down 'EXITED|FATAL')" ]; then
+      why="a process has ended that supervisord does not start again"
+    elif [ $SECONDS -le $deadline ]; then
+      continue
+    fi
     echo "Health: $HEALTH" >&2
-    down=$(stages_down)
-    for stage in $down; do show_log "$stage"; done
+    for stage in $(stages_down .); do show_log "$stage"; done
     { echo && supervisorctl status; } >&2 || true
-    give_up "not healthy within $HEALTH_LIMIT_S s"
+    give_up "$why"
   done
 }
 
 # Sets HEALTH to what the dashboard says.
 is_healthy() {
-  HEALTH=$(.venv/bin/python -m common.probe health --wait 5 2>&1) && [ -z "$(stages_down)" ]
+  HEALTH=$(.venv/bin/python -m common.probe health --wait 5 2>&1) && [ -z "$(stages_down .)" ]
 }
 
-# Stages of which a process is not running, by name.
+# stages_down STATES: stages of which a process is not running and in one of these states, by name.
 stages_down() {
-  { supervisorctl status || true; } | awk -v stages="$STAGES" '
+  { supervisorctl status || true; } | awk -v stages="$STAGES" -v states="$1" '
     BEGIN { count = split(stages, names, " "); for (i = 1; i <= count; i++) is_stage[names[i]] = 1 }
     { split($1, name, ":") }
-    $2 != "RUNNING" && (name[1] in is_stage) { print name[1] }'
+    $2 != "RUNNING" && $2 ~ states && (name[1] in is_stage) { print name[1] }'
 }
 
 show_log() {

@@ -18,6 +18,7 @@ TEXT
 }
 
 FAILED=""
+PARALLEL=(-n 2 --dist loadfile) # most tests wait for servers most of the time
 
 main() {
   cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -31,12 +32,12 @@ main() {
   case $part in
     all)
       lint
-      check "tests" pytest "$@"
+      check "tests" pytest "${PARALLEL[@]}" "$@"
       ;;
     lint) lint ;;
     chaos) exec .venv/bin/python -m tests.faults.chaos "$@" ;;
     mutations) exec .venv/bin/python -m tests.faults.mutations "$@" ;;
-    *) check "tests/$part" pytest "tests/$part" "$@" ;;
+    *) check "tests/$part" pytest "${PARALLEL[@]}" "tests/$part" "$@" ;;
   esac
   summary
 }

@@ -1,19 +1,38 @@
-"""`python3 -m bench` runs every benchmark, `python3 -m bench NAME` one. The last line of each is one JSON object."""
+"""`python3 -m bench` runs every benchmark, `python3 -m bench NAME` one. The last line of each is one JSON object.
+
+`python3 -m bench NAME --help` shows a benchmark's options, `python3 -m bench profile NAME` where its time goes.
+"""
 
 import importlib
 import sys
 
-BENCHMARKS = ("latency",)
+BENCHMARKS = (
+    "publish",
+    "process",
+    "write",
+    "pipeline",
+    "ingest",
+    "backfill",
+    "markets",
+    "latency",
+    "memory",
+    "storage",
+    "query",
+    "scale",
+    "dashboard",
+)
 
 
 def main(arguments: list[str]) -> int:
-    names = arguments or list(BENCHMARKS)
-    unknown = set(names) - set(BENCHMARKS)
-    if unknown:
-        print(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
-        return 2
-    for name in names:
-        print(importlib.import_module(f"bench.{name}").run().line())
+    if arguments[:1] == ["profile"]:
+        return int(importlib.import_module("bench.profile").main(arguments[1:]))
+    name, options = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if name in ("-h", "--help") or (name and name not in BENCHMARKS):
+        print(f"{__doc__}\nThere are: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 0 if name in ("-h", "--help") else 2
+    for each in [name] if name else BENCHMARKS:
+        print(f"--- {each}", file=sys.stderr, flush=True)
+        print(importlib.import_module(f"bench.{each}").run(options).line(), flush=True)
     return 0
 
 

@@ -16,6 +16,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from common import parsing
 from common.errors import ConfigError, InvalidRecord
 
+_NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_A_NAME = "a name of letters, digits and _ that begins with no digit"  # what patterns mean, for people
+_ADDRESSES = "an address that begins with http:// or https://"
+
 
 class Settings(BaseSettings):
     """The effective settings of one process. Immutable; handed to whoever needs them."""
@@ -52,9 +56,7 @@ class Settings(BaseSettings):
     )
     clickhouse_host: str = Field("localhost", description="ClickHouse server, HTTP interface")
     clickhouse_port: int = Field(8123, ge=1, le=65535, description="its port")
-    clickhouse_database: str = Field(
-        "polymarket", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="database that holds the tables"
-    )
+    clickhouse_database: str = Field("polymarket", pattern=_NAME_PATTERN, description="database that holds the tables")
     clickhouse_user: str = Field("default", description="user with INSERT, SELECT and, for setup_schema.py, CREATE")
     clickhouse_password: SecretStr = Field(SecretStr(""), description="its password; empty by default")
     clickhouse_timeout_s: float = Field(
@@ -72,6 +74,12 @@ class Settings(BaseSettings):
         pattern=r"^https?://",
         description="order book subgraph, for the fills of the V1 exchange",
     )
+    goldsky_schema: Literal["v1", "v2"] = Field(
+        "v1",
+        description="what a fill of that subgraph looks like: v1, the public one; v2, as the community's subgraphs of "
+        "the later exchanges tell it (side, tokenId, ...)",
+    )
+    goldsky_api_key: SecretStr | None = Field(None, description="its key, sent as a bearer token; none by default")
     polygon_rpc_url: str = Field(
         "https://polygon-rpc.com",
         pattern=r"^\s*https?://",
@@ -92,6 +100,13 @@ class Settings(BaseSettings):
     )
     polymarket_requests_per_10s: int = Field(
         250, ge=1, description="own limit on requests; the API allows 300 in 10 s and slows down before it rejects"
+    )
+    polymarket_sweep_workers: int = Field(
+        4,
+        ge=1,
+        le=32,
+        description="requests at once while all markets are read; 1: page after page, 2: open and closed ones side by "
+        "side, more: also by id. Some ten use the limit up where an answer takes 0.3 s",
     )
     goldsky_poll_interval: float = Field(5, gt=0, description="seconds between two looks for new fills, once caught up")
     goldsky_page_size: int = Field(1000, ge=1, le=1000, description="fills a request; the subgraph refuses more")
@@ -129,6 +144,18 @@ class Settings(BaseSettings):
         "1h",
         description="where a first start begins: 90s, 30m, 1h, 7d before now, a UTC date, Unix seconds, or a block "
         "from the cut-over on",
+    )
+    backfill_workers: int = Field(
+        12, ge=1, le=64, description="requests to the subgraph under way at once, in a backfill; it needs 5 to 15"
+    )
+    backfill_requests_per_10s: int = Field(
+        48, ge=1, description="a backfill's own limit on requests to the subgraph, which allows 50 in 10 s to everybody"
+    )
+    backfill_polygon_workers: int = Field(
+        4, ge=1, le=64, description="the same for Polygon; each holds a request's blocks, some 40 MB"
+    )
+    backfill_polygon_requests_per_10s: int = Field(
+        90, ge=1, description="a backfill's own limit on requests to each Polygon provider"
     )
     http_connect_timeout_s: float = Field(5.0, gt=0, description="seconds to reach a source")
     http_read_timeout_s: float = Field(
@@ -215,6 +242,9 @@ def load_settings() -> Settings:
 
 def _check_texts(settings: Settings) -> None:
     """What pydantic can't see in a text. Raises ConfigError, as the process that reads it would."""
+    key = settings.goldsky_api_key.get_secret_value() if settings.goldsky_api_key else ""
+    if not all("!" <= sign <= "~" for sign in key):
+        raise ConfigError("GOLDSKY_API_KEY: expected visible ASCII characters without spaces")
     parsing.start_time(settings.order_events_start, time.time())
     for address in settings.exchange_addresses.split(","):
         try:
@@ -225,13 +255,18 @@ def _check_texts(settings: Settings) -> None:
 
 def _complaints(error: ValidationError) -> list[str]:
     return [
-        f"{'.'.join(str(part) for part in problem['loc']).upper()}: expected {_expectation(problem['msg'])}, "
-        f"got {problem['input']!r}"
-        for problem in error.errors()
+        _complaint(".".join(map(str, problem["loc"])), problem["msg"], problem["input"]) for problem in error.errors()
     ]
 
 
+def _complaint(name: str, message: str, value: object) -> str:
+    got = _shown(name, value) if "://" in str(value) else value
+    return f"{name.upper()}: expected {_expectation(message)}, got {got!r}"
+
+
 def _expectation(message: str) -> str:
+    if "match pattern" in message:
+        return _A_NAME if _NAME_PATTERN in message else _ADDRESSES
     return message.removeprefix("Input should be ").split(", unable to")[0].replace("a valid integer", "an integer")
 
 

@@ -4,6 +4,7 @@ Every failure that passes by itself surfaces as Unavailable, with a reason that 
 query or credentials, since those can hold keys. Nothing is tried again here: that is run()'s back-off.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -43,22 +44,41 @@ class TooMuch(Unavailable):
 
 
 class RateLimit:
-    """So many requests in any ten seconds."""
+    """So many requests in any ten seconds, over all sources and threads that share it."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._times: deque[float] = deque(maxlen=most)
+        self._held_until = 0.0
+        self._lock = threading.Lock()
 
     def wait_s(self, now: float, spare: int = 0) -> float:
         """Seconds until one more request leaves `spare` of the limit unused; 0 when it does."""
-        room = max(1, self._most - spare)
-        if len(self._times) < room:
-            return 0.0
-        return max(0.0, self._times[-room] + RATE_WINDOW_S - now)
+        with self._lock:
+            return self._wait_s(now, spare)
+
+    def take_s(self, now: float, spare: int = 0) -> float:
+        """As `wait_s`, but where it is 0 the request counts already: between threads, asking and counting are one."""
+        with self._lock:
+            wait_s = self._wait_s(now, spare)
+            if not wait_s:
+                self._times.append(now)
+            return wait_s
 
     def note(self, now: float) -> None:
         """Count a request."""
-        self._times.append(now)
+        with self._lock:
+            self._times.append(now)
+
+    def hold(self, until: float) -> None:
+        """The source asked for a pause: nobody sends before this moment."""
+        with self._lock:
+            self._held_until = max(self._held_until, until)
+
+    def _wait_s(self, now: float, spare: int) -> float:
+        room = max(1, self._most - spare)
+        full_until = self._times[-room] + RATE_WINDOW_S if len(self._times) >= room else 0.0
+        return max(0.0, full_until - now, self._held_until - now)
 
 
 class HttpSource:
@@ -74,7 +94,15 @@ class HttpSource:
         read_timeout_s: float,
         most_bytes: int = MOST_BYTES,
         clock: Callable[[], float] = time.monotonic,
+        limit: RateLimit | None = None,
+        bearer: str = "",
     ) -> None:
+        """`bearer`: a token that every request carries, and no answer's text.
+
+        `limit`: one that several sources share, each for a thread of its own; it replaces `requests_per_10s`.
+
+        A pause that the server asks one of them for holds all of them up. A source by itself has its caller for that.
+        """
         parts = urlsplit(base_url)
         self.host = parts.netloc.rpartition("@")[2]
         self._name = name
@@ -83,16 +111,29 @@ class HttpSource:
         self._answer_s = 2 * read_timeout_s  # of a whole answer: one that trickles must not hold up a stop
         self._most_bytes = most_bytes
         self._clock = clock
-        self._limit = RateLimit(requests_per_10s)
+        self._limit = limit or RateLimit(requests_per_10s)
+        self._shares_limit = limit is not None
+        self._is_counted = False  # the next request, by `take_turn_s`
         self._answered_at = clock()
         self._session = requests.Session()
         self._session.headers["User-Agent"] = "polymarket-pipeline"
+        self._bearer = bearer
+        if bearer:
+            self._session.auth = _Bearer(bearer)
         # A machine's proxy is for the internet; the simulator on loopback is not there.
         self._session.trust_env = parts.hostname not in ("localhost", "127.0.0.1", "::1")
 
     def wait_s(self, spare: int = 0) -> float:
         """Seconds until the next request leaves `spare` of our own limit unused. Wait before calling get or post."""
         return self._limit.wait_s(self._clock(), spare)
+
+    def take_turn_s(self, spare: int = 0) -> float:
+        """As `wait_s`, but where it is 0 the next request is counted already. For sources that share a limit."""
+        if self._is_counted:
+            return 0.0
+        wait_s = self._limit.take_s(self._clock(), spare)
+        self._is_counted = not wait_s
+        return wait_s
 
     def get(self, path: str, params: Sequence[tuple[str, str]] = ()) -> bytes:
         """The body of a 200. Raises Unavailable, or Rejected on a 4xx that waiting won't mend."""
@@ -107,7 +148,9 @@ class HttpSource:
 
     def _ask(self, method: str, path: str, *, params: Sequence[tuple[str, str]], data: bytes | None) -> bytes:
         started = self._clock()
-        self._limit.note(started)
+        if not self._is_counted:
+            self._limit.note(started)
+        self._is_counted = False
         if started - self._answered_at > IDLE_CONNECTION_S:
             self._session.close()  # its connections; the session goes on
         try:
@@ -145,11 +188,17 @@ class HttpSource:
             return
         reason = f"{self._name} at {self.host} answers {status}"
         if requests.codes.bad_request <= status < requests.codes.server_error and status not in _BUSY:
-            shown = body[:_SHOWN_BODY].decode("utf-8", "replace")
+            shown = self._without_token(body.decode("utf-8", "replace"))[:_SHOWN_BODY]
             raise Rejected(f"{reason}: {shown}", status, shown)
         default_s = UNTOLD_RETRY_AFTER_S if status == requests.codes.too_many_requests else 0.0
         told = response.headers.get("Retry-After", "")
-        raise Unavailable(reason, retry_after_s=retry_after_s(told, datetime.now(UTC), default_s))
+        pause_s = retry_after_s(told, datetime.now(UTC), default_s)
+        if self._shares_limit:
+            self._limit.hold(self._clock() + pause_s)
+        raise Unavailable(reason, retry_after_s=pause_s)
+
+    def _without_token(self, text: str) -> str:
+        return text.replace(self._bearer, "(hidden)") if self._bearer else text
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, requests.ConnectTimeout):
@@ -159,6 +208,17 @@ class HttpSource:
         if isinstance(error, requests.ConnectionError):
             return f"cannot reach {self._name} at {self.host}: {cause(error)}"
         return f"the answer of {self._name} at {self.host} broke off: {cause(error)}"
+
+
+class _Bearer(requests.auth.AuthBase):
+    """Puts a token into a request. As a header of the session, a `.netrc` of this machine would replace it."""
+
+    def __init__(self, token: str) -> None:
+        self._header = f"Bearer {token}"
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self._header
+        return request
 
 
 def retry_after_s(told: str, now: datetime, default_s: float) -> float:

@@ -37,12 +37,16 @@ class Keys:
         return self(f"heartbeat:{instance}")
 
     def starts(self) -> str:
-        """Hash of component to how often it has been started."""
+        """Hash of component to how often it has been started, without the starts that ended as they were told."""
         return self("heartbeat_starts")
 
     def lease(self, consumer: str) -> str:
         """String that says who acts under a consumer's name; expires when that process falls silent."""
         return self(f"lease:{consumer}")
+
+    def backfill(self, source: str, name: str) -> str:
+        """Of a source's backfills: one of them as a hash, by its range, or `faults`, a set of dead letters' ids."""
+        return self(f"backfill:{source}:{name}")
 
     def manifests(self, consumer: str) -> str:
         """Hash of insert token to the batch that a writer has fixed and not yet acknowledged."""

@@ -8,6 +8,7 @@ runs out; then whoever lives takes its entries.
 import os
 import socket
 import uuid
+from typing import NamedTuple
 
 from common.errors import LeaseLost
 from common.redis_queue import RedisQueue
@@ -38,12 +39,37 @@ class Lease:
         self._queue.script("renew_lease", [self.key], [self.holder, self._lease_ms, "0"])
 
 
+class Holder(NamedTuple):
+    """Who holds a lease at present."""
+
+    name: str  # unique to a process
+    left_s: float  # until it runs out, unless it is renewed
+
+    @property
+    def process(self) -> str:
+        """`host:pid`, for people."""
+        return self.name.rpartition(":")[0]
+
+
 def acquire_lease(queue: RedisQueue, component: str, lease_s: float) -> Lease:
     """The lease on the component's first free name."""
+    for number in range(1, MOST_INSTANCES):
+        lease = take_lease(queue, f"{component}-{number}", lease_s)
+        if lease is not None:
+            return lease
+    raise LeaseLost(f"{MOST_INSTANCES} processes of {component} already hold a lease")
+
+
+def take_lease(queue: RedisQueue, name: str, lease_s: float) -> Lease | None:
+    """The lease on this very name; None while somebody holds it: see `holder_of`."""
     holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
     lease_ms = int(lease_s * 1000)
-    for number in range(1, MOST_INSTANCES):
-        consumer = f"{component}-{number}"
-        if queue.script("take_lease", [queue.keys.lease(consumer)], [holder, lease_ms]):
-            return Lease(queue, consumer, holder, lease_ms)
-    raise LeaseLost(f"{MOST_INSTANCES} processes of {component} already hold a lease")
+    is_taken = queue.script("take_lease", [queue.keys.lease(name)], [holder, lease_ms])
+    return Lease(queue, name, holder, lease_ms) if is_taken else None
+
+
+def holder_of(queue: RedisQueue, name: str) -> Holder | None:
+    """Who holds a name's lease; None when nobody does."""
+    key = queue.keys.lease(name)
+    holder, left_ms = queue.call("GET", key), queue.call("PTTL", key)
+    return None if holder is None or left_ms < 0 else Holder(holder.decode(), left_ms / 1000)

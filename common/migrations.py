@@ -6,7 +6,15 @@ declaration there, and append a migration here that does the same to a table tha
 
 from typing import NamedTuple
 
-from common.tables import DEDUPLICATION_WINDOW, TABLES
+from common.tables import (
+    DAILY_VOLUME,
+    DEDUPLICATION_WINDOW,
+    MARKET_SUMMARY,
+    MARKET_TOKENS,
+    MARKET_TOKENS_VIEW,
+    TABLES,
+    TRADES_BY_DAY,
+)
 
 
 class Migration(NamedTuple):
@@ -25,6 +33,33 @@ MIGRATIONS: tuple[Migration, ...] = (
             f"ALTER TABLE {{database}}.{table.name} MODIFY SETTING "
             f"non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}"
             for table in TABLES
+        ),
+    ),
+    Migration(
+        2,
+        "market_tokens is made for look-ups",
+        (
+            # The view comes back before the rows, so that no market slips through in between; twice is no harm.
+            "DROP VIEW IF EXISTS {database}.market_tokens_view",
+            "DROP TABLE IF EXISTS {database}.market_tokens",
+            MARKET_TOKENS.create("{database}"),
+            MARKET_TOKENS_VIEW.create("{database}"),
+            f"INSERT INTO {{database}}.market_tokens {MARKET_TOKENS_VIEW.select}",
+        ),
+    ),
+    Migration(
+        3,
+        "sums of trades by day; daily_volume and market_summary read them",
+        (
+            "ALTER TABLE {database}.trades MODIFY SETTING deduplicate_merge_projection_mode = 'rebuild'",
+            f"ALTER TABLE {{database}}.trades ADD {TRADES_BY_DAY.ddl()}".replace(
+                "PROJECTION", "PROJECTION IF NOT EXISTS"
+            ),
+            f"ALTER TABLE {{database}}.trades MATERIALIZE PROJECTION {TRADES_BY_DAY.name}",
+            *(
+                view.create("{database}").replace("CREATE VIEW IF NOT EXISTS", "CREATE OR REPLACE VIEW")
+                for view in (DAILY_VOLUME, MARKET_SUMMARY)
+            ),
         ),
     ),
 )

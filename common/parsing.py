@@ -21,6 +21,7 @@ TOKEN_LIMIT = 2**256
 AMOUNT_LIMIT = 2**64  # ClickHouse UInt64
 TIME_LIMIT = 2**32  # ClickHouse DateTime
 YEARS = range(1970, 2106)  # what ClickHouse DateTime holds in full; DateTime64 holds more
+UNIX_DIGITS = 10  # of a time below 2**32; more or fewer digits than a date's eight
 MOST_DIGITS = 100  # a longer number is nonsense; it bounds the work of reading it
 MOST_INTEGER_DIGITS = 20  # ClickHouse Decimal(38, 18)
 
@@ -226,6 +227,19 @@ def _moment(match: re.Match[str]) -> datetime | None:
     except ValueError:
         return None
     return moment + offset if match[8] == "-" else moment - offset
+
+
+def moment(text: str, field: str) -> int:
+    """Unix seconds of a UTC date or time, or of Unix seconds, as commands take them."""
+    if text.isascii() and text.isdigit() and len(text) <= UNIX_DIGITS and int(text) < TIME_LIMIT:
+        return int(text)
+    try:
+        found = time(text, field)
+    except InvalidRecord:
+        found = None
+    if found is None:
+        raise invalid(field, "a UTC date or time, or Unix seconds", text)
+    return int(found.timestamp())
 
 
 def start_time(text: str, now: float) -> int:

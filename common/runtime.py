@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from types import FrameType
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -121,6 +122,15 @@ class Heartbeat:
         self._queue.beat(stage.instance, told, HEARTBEAT_TTL_S)
         self._written_at, self._state = now, state
 
+    def end(self, stage: Stage) -> None:
+        """The last one, of a process that ends because it was told to: its start no longer counts.
+
+        Starts beyond the running processes are restarts after a crash. Raises Unavailable when Redis is away.
+        """
+        if "starts" in self._fields:
+            self._fields["starts"] = str(self._queue.count_start(self._fields["component"], -1))
+        self.beat(stage, "stopped")
+
 
 class Runner:
     """Steps a stage until it is told to stop, then drains it."""
@@ -228,7 +238,18 @@ class Runner:
             self._context.log.warning("stopped before the drain was complete: %s", error.reason)
         if self._now() > deadline:
             self._context.log.warning("the drain took longer than drain_s")
-        self._tell(stage, "stopped")
+        try:
+            self._heartbeat.end(stage)
+        except Unavailable:
+            self._context.log.debug("no heartbeat: Redis is away")
+
+
+def fulfil(future: Future[T], work: Callable[[], T]) -> None:
+    """Do a future's work in this thread. Whatever goes wrong is raised in the one that asks for the result."""
+    try:
+        future.set_result(work())
+    except Exception as error:  # noqa: BLE001 - the stage's own thread crashes with it, and with its traceback
+        future.set_exception(error)
 
 
 def _in_own_mode(build: Callable[[Context], Stage]) -> Callable[[Context], Stage]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -12,9 +13,11 @@ from common.http import HttpSource, Rejected
 from ingesters.market_parser import identity_of
 
 Params = list[tuple[str, str]]
+Asking = Callable[[], AbstractContextManager[None]]
 
 TOKENS_A_REQUEST = 40  # 78 digits each; Gamma answers 414 to an address over 8 KB
 IDS_A_REQUEST = 100  # Gamma takes 400 ids, and returns 100 markets at most
+MOST_IDS = 400
 MOST_OFFSET = 2000  # beyond it Gamma answers 422
 UNPROCESSABLE = 422
 EVENTS_A_PAGE = 50  # events nest all their markets, hundreds at times
@@ -55,19 +58,27 @@ class Listing(Protocol):
 class Gamma:
     """The requests, each checked to be what it should."""
 
-    def __init__(self, source: HttpSource, page_size: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        source: HttpSource,
+        page_size: int,
+        clock: Callable[[], float] = time.time,
+        asking: Asking = nullcontext,
+    ) -> None:
+        """`asking` surrounds each question: what leaves it as Unavailable had no good answer."""
         self.host = source.host
         self.wait_s = source.wait_s
+        self.take_turn_s = source.take_turn_s
         self.close = source.close
         self.page_size = page_size
         self._source = source
         self._clock = clock
+        self._asking = asking
 
     def keyset(self, noun: str, limit: int, after: str, *, closed: bool) -> tuple[list[bytes], str | None]:
         """A keyset page of "markets" or "events", and the cursor of the next; None after the last one."""
         params = [*_listing_params(limit, closed=closed), *([("after_cursor", after)] if after else [])]
-        body = self._source.get(f"/{noun}/keyset", params)
-        items, rest = self._items(body, noun)
+        items, rest = self._ask(f"/{noun}/keyset", params, noun)
         following = rest.get("next_cursor") if isinstance(rest, dict) else None
         if not isinstance(following, str | None):
             raise Unavailable(f"Gamma at {self.host} answers a cursor that is no text")
@@ -77,12 +88,12 @@ class Gamma:
         """Markets by descending id: the newest first. Raises Rejected beyond what Gamma lists this way."""
         params = [("order", "id"), ("ascending", "false"), ("offset", str(offset))]
         listed = [*_listing_params(limit, closed=closed), *params, *self._fresh(fresh_s)]
-        return self._items(self._source.get("/markets", listed), "")[0]
+        return self._ask("/markets", listed)[0]
 
     def newest_events(self, limit: int, fresh_s: float) -> list[bytes]:
         """Open events by descending id, with their markets. Raises Rejected."""
         params = [*_listing_params(limit, closed=False), ("order", "id"), ("ascending", "false")]
-        return self._items(self._source.get("/events", [*params, *self._fresh(fresh_s)]), "")[0]
+        return self._ask("/events", [*params, *self._fresh(fresh_s)])[0]
 
     def by_tokens(self, tokens: Sequence[str], *, closed: bool) -> list[bytes]:
         """The markets of these tokens. A closed one is only found with `closed`."""
@@ -94,11 +105,20 @@ class Gamma:
         wanted = [("id", str(market_id)) for market_id in ids]
         return self._looked_up([*_listing_params(100, closed=closed), *wanted, *self._fresh(LOOKUP_FRESH_S)])
 
+    def in_range(self, first: int, last: int, *, closed: bool) -> list[bytes]:
+        """Markets with an id from `first` to `last`, `page_size` of them at most. Raises Rejected."""
+        wanted = [("id", str(market_id)) for market_id in range(first, last + 1)]
+        return self._ask("/markets", [*_listing_params(self.page_size, closed=closed), *wanted])[0]
+
     def _looked_up(self, params: Params) -> list[bytes]:
         try:
-            return self._items(self._source.get("/markets", params), "")[0]
+            return self._ask("/markets", params)[0]
         except Rejected as error:
             raise Unavailable(error.reason) from error
+
+    def _ask(self, path: str, params: Params, key: str = "") -> tuple[list[bytes], Any]:
+        with self._asking():
+            return self._items(self._source.get(path, params), key)
 
     def _items(self, body: bytes, key: str) -> tuple[list[bytes], Any]:
         """The elements of a page, and what else it says. Raises Unavailable when it is no page."""

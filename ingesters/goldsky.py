@@ -5,7 +5,7 @@ one of ours carries the document through `common/http.py`.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from gql import Client, GraphQLRequest
@@ -16,68 +16,106 @@ from graphql import ExecutionResult
 from common import parsing
 from common.errors import InvalidRecord, PipelineError, Unavailable
 from common.http import HttpSource, Rejected
+from ingesters.fill_parser import V1, Schema
 
 # What the database behind the subgraph says when a page is too much for it; a smaller one may do.
 TOO_MUCH = ("timeout", "timed out", "canceling statement", "too large", "too complex")
+_NUMBER_LIMIT = 2**53
 _SHOWN = 200  # characters of an error message that a reason repeats
 
 _FILLS = """
-query Fills($first: Int!, $where: OrderFilledEvent_filter) {
-  orderFilledEvents(first: $first, orderBy: timestamp, orderDirection: asc, where: $where) {
-    id
-    transactionHash
-    timestamp
-    orderHash
-    maker
-    taker
-    makerAssetId
-    takerAssetId
-    makerAmountFilled
-    takerAmountFilled
-    fee
-  }
+query Fills($first: Int!, $where: OrderFilledEvent_filter, $skip: Int = 0) {
+  orderFilledEvents(first: $first, skip: $skip, orderBy: timestamp, orderDirection: asc, where: $where) { %s }
 }
 """
-_META = "query Meta { _meta { block { number } hasIndexingErrors } }"
+_META = "query Meta { _meta { block { number timestamp } hasIndexingErrors } }"
+# How servers of GraphQL say that they don't know a field, a type or a filter: graphql-js, graph-node, Hasura.
+_MISMATCH = (
+    "cannot query field",
+    "no field",
+    "not defined by type",
+    "unknown type",
+    "unknown field",
+    "not found in type",
+)
+_MISMATCH_S = 60.0  # rest after such a refusal: it takes a person to mend it
+_WRONG_KEY_S = 60.0
+_KEY_STATUSES = (401, 403)
 
 
 class PageTooLarge(PipelineError):
     """The source can't answer a page of this size. Ask for half of it."""
 
 
+class Meta(NamedTuple):
+    """What a subgraph says of itself; None where it does not say."""
+
+    block: int | None = None  # the newest one that it has indexed
+    timestamp: int | None = None  # Unix seconds of that block
+    has_errors: bool = False  # its own data is faulty
+
+
 class Goldsky:
     """Pages of fills, each fill in its original bytes. An error that comes with a 200 is never an empty page."""
 
-    def __init__(self, source: HttpSource) -> None:
+    def __init__(self, source: HttpSource, schema: Schema = V1) -> None:
         self.host = source.host
+        self.schema = schema
+        self._fills = _FILLS % " ".join(schema.fields)
         self.wait_s = source.wait_s
         self.close = source.close
         self._client = Client(transport=_HttpTransport(source))
 
-    def fills(self, where: Mapping[str, str], first: int) -> list[bytes]:
-        """Up to `first` fills in the order of time and id. Raises Unavailable, PageTooLarge."""
-        data = self._ask(_FILLS, {"first": first, "where": dict(where)})
+    def fills(self, where: Mapping[str, str], first: int, skip: int = 0) -> list[bytes]:
+        """Up to `first` fills by time and id, behind the first `skip`. Raises Unavailable, PageTooLarge."""
+        skipping = {"skip": skip} if skip else {}
+        data = self._ask(self._fills, {"first": first, "where": dict(where), **skipping})
         fills = data.get("orderFilledEvents")
         if not isinstance(fills, list):
             raise Unavailable(f"Goldsky at {self.host} answers without fills")
         return fills
 
-    def has_indexing_errors(self) -> bool:
-        """Whether the subgraph says that its own data is faulty. Raises Unavailable."""
-        meta = self._ask(_META, {}).get("_meta")
-        return isinstance(meta, dict) and meta.get("hasIndexingErrors") is True
+    def meta(self) -> Meta | None:
+        """How far the subgraph has indexed; None where it can't answer that. Raises Unavailable."""
+        try:
+            data = self._execute(_META, {})
+        except TransportQueryError:
+            return None
+        return _meta(data.get("_meta"))
 
     def _ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         try:
-            return self._client.execute(GraphQLRequest(query, variable_values=variables))
+            return self._execute(query, variables)
         except TransportQueryError as error:
             raise self._failure(error) from error
 
+    def _execute(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        return self._client.execute(GraphQLRequest(query, variable_values=variables))
+
     def _failure(self, error: TransportQueryError) -> PipelineError:
         message = _message(error.errors)
+        if any(sign in message.lower() for sign in _MISMATCH):
+            doubt = f"the subgraph at {self.host} does not have the fields of GOLDSKY_SCHEMA={self.schema.name}"
+            return Unavailable(f"{doubt}: {message}", retry_after_s=_MISMATCH_S)
         if any(sign in message.lower() for sign in TOO_MUCH):
             return PageTooLarge(message)
         return Unavailable(f"Goldsky at {self.host} answers an error: {message}")
+
+
+def _meta(told: Any) -> Meta:
+    """What can be understood of it."""
+    if not isinstance(told, dict):
+        return Meta()
+    block = told.get("block")
+    number, timestamp = (block.get("number"), block.get("timestamp")) if isinstance(block, dict) else (None, None)
+    return Meta(_whole(number), _whole(timestamp) or None, told.get("hasIndexingErrors") is True)
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return parsing.whole(value, "_meta", "a number", _NUMBER_LIMIT)
+    except InvalidRecord:
+        return None
 
 
 def _message(errors: Any) -> str:
@@ -99,6 +137,12 @@ class _Answer(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
+def _refusal(error: Rejected) -> Unavailable:
+    if error.status in _KEY_STATUSES:
+        return Unavailable(f"{error.reason}; is GOLDSKY_API_KEY right?", retry_after_s=_WRONG_KEY_S)
+    return Unavailable(error.reason)
+
+
 class _HttpTransport(Transport):
     """Carries a document to the source and its answer back, the fills still undecoded."""
 
@@ -109,7 +153,7 @@ class _HttpTransport(Transport):
         try:
             body = self._source.post(msgspec.json.encode(request.payload))
         except Rejected as error:
-            raise Unavailable(error.reason) from error
+            raise _refusal(error) from error
         try:
             answer, fills = _taken_apart(body)
         except (ValueError, RecursionError, InvalidRecord) as error:

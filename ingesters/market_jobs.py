@@ -1,11 +1,11 @@
 """The kinds of work that keep the markets complete and fresh, one request each time.
 
-`Sweep` reads every market once, and then the closed ones again and again; `Refresh` reads the open ones over and over;
-`Newest` looks for new ids; `GoneLookup` asks for what left the open ones; `TokenLookup` for what fills wait for.
+`Refresh` reads the open ones over and over; `Newest` looks for new ids; `GoneLookup` asks for what left the open ones;
+`TokenLookup` for what fills wait for. All of them at once are for `Sweep`.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
 from common.errors import Unavailable
@@ -24,7 +24,8 @@ from ingesters.gamma import (
     nested_markets,
 )
 from ingesters.market_publisher import Publisher
-from ingesters.market_sweep import Place, Progress, Ration, Watch
+from ingesters.market_sweep import Progress, Ration, Watch
+from ingesters.sweep import Sweep
 
 # Pages a poll interval, of what goes on for ever. At the real size (46,500 open markets, 1.45 million closed ones, a
 # look every 30 s) the open ones are read in some 5 minutes, which is how long the CDN keeps an answer, and the closed
@@ -44,66 +45,6 @@ class Job(Protocol):
 
     def run(self, now: float) -> None:
         """Ask for one page and publish it. Raises Unavailable: nothing has moved, the same can be repeated."""
-
-
-class Sweep:
-    """Every market once; from then on the closed ones, rationed. Its place survives a restart."""
-
-    def __init__(
-        self,
-        listing: Listing,
-        publisher: Publisher,
-        watch: Watch,
-        *,
-        place: Place,
-        ration: Ration,
-        log: logging.Logger,
-    ) -> None:
-        self.place = place
-        self._listing = listing
-        self._publisher = publisher
-        self._watch = watch
-        self._ration = ration
-        self._log = log
-        self._progress = Progress()
-        self._told_cut = False
-
-    def has_work(self, now: float) -> bool:
-        return self.place.is_first or self._ration.is_left(now)
-
-    def run(self, now: float) -> None:  # noqa: ARG002 - the protocol's
-        before = self.place.next_page()
-        page = self._page(before)
-        self._progress.check(before.after, page)
-        after = before.beyond(page)
-        self._publisher.publish(page.records, lambda: self._state(after))
-        self.place = after
-        self._progress.note(before.after, page)
-        self._ration.take()
-        self._tell(page)
-
-    def _page(self, place: Place) -> Page:
-        try:
-            return self._listing.page(place.after, closed=place.closed)
-        except Rejected as error:
-            if place.after:
-                self._log.warning("the cursor is refused, this part of the sweep starts over: %s", error.reason)
-                self.place = place._replace(after="", read=0)
-                self._progress = Progress()
-            raise Unavailable(error.reason) from error
-
-    def _state(self, after: Place) -> Mapping[str, str]:
-        return after.state() | self._watch.state() if after.is_done else after.state()
-
-    def _tell(self, page: Page) -> None:
-        if page.is_cut and not self._told_cut:
-            self._told_cut = True
-            cure = "POLYMARKET_PAGING=keyset reaches them"
-            self._log.warning("offset paging ends at %d: older markets are not listed; %s", MOST_OFFSET, cure)
-        if self.place.is_done:
-            self._ration.end()
-            level = logging.INFO if self.place.number == 1 else logging.DEBUG
-            self._log.log(level, "sweep done: sweep=%d markets=%d", self.place.number, self.place.read)
 
 
 class GoneLookup:
@@ -158,7 +99,7 @@ class Refresh:
         self._seen: set[int] = set()
 
     def has_work(self, now: float) -> bool:
-        return not self._sweep.place.is_first and self._ration.is_left(now)
+        return not self._sweep.round.is_first and self._ration.is_left(now)
 
     def run(self, now: float) -> None:  # noqa: ARG002 - the protocol's
         if not self._after:

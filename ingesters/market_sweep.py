@@ -12,18 +12,55 @@ STUCK_RETRY_S = 30.0  # a listing that goes round in circles does not mend in a 
 SETTLING_S = 24 * 3600.0  # a closed market may wait that long for its resolution before we stop asking
 MOST_SETTLING = 20_000  # and so many markets at most
 
-_CURSOR = re.compile(r"listing=(\S+) sweep=(\d{1,9}) closed=(true|false) (?:after=(\S*)|(done))", re.ASCII)
+_CURSOR = re.compile(
+    r"listing=(?P<listing>\S+) sweep=(?P<number>\d{1,9})"
+    r"(?: closed=false (?:after=(?P<open>\S*)|(?P<open_done>done)))?"
+    r"(?: closed=true (?:after=(?P<closed>\S*)|(?P<closed_done>done)))?"
+    r"(?: ids=(?P<floor>\d{1,18})-(?P<top>\d{1,18}))?",
+    re.ASCII,
+)
 
 
 class Place(NamedTuple):
-    """Where the sweep is. Sweep 1 reads open markets, then closed ones; every later one the closed ones again."""
+    """Where the sweep is in one list."""
+
+    after: str = ""  # what the listing takes for its next page
+    is_done: bool = False
+
+    @property
+    def has_begun(self) -> bool:
+        return self.is_done or self.after != ""
+
+    def beyond(self, page: Page) -> "Place":
+        """The place after a page that was read from here."""
+        return Place(is_done=True) if page.following is None else Place(page.following)
+
+    def text(self, *, closed: bool) -> str:
+        where = "done" if self.is_done else f"after={self.after}"
+        return f" closed={'true' if closed else 'false'} {where}"
+
+
+class Span(NamedTuple):
+    """Ids whose closed markets have been read, apart from the list: all from `floor` to `top`."""
+
+    floor: int
+    top: int
+
+
+class Round(NamedTuple):
+    """Where a sweep is. Sweep 1 reads open markets and closed ones; every later one the closed ones again."""
 
     listing: str
     number: int = 1
-    closed: bool = False
-    after: str = ""  # what the listing takes for its next page
     read: int = 0  # markets read in this sweep
-    is_done: bool = False  # the next page begins another sweep
+    open: Place = Place()
+    closed: Place = Place()
+    span: Span | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """The next page begins another sweep."""
+        return self.open.is_done and self.closed.is_done
 
     @property
     def is_first(self) -> bool:
@@ -31,31 +68,39 @@ class Place(NamedTuple):
         return self.number == 1 and not self.is_done
 
     def state(self) -> dict[str, str]:
-        """What is kept in Redis, for a restart and for a person."""
-        closed = "true" if self.closed else "false"
-        where = "done" if self.is_done else f"after={self.after}"
-        cursor = f"listing={self.listing} sweep={self.number} closed={closed} {where}"
-        return {"polymarket_offset": str(self.read), "polymarket_cursor": cursor}
+        """What is kept in Redis, for a restart and for a person. It tells what is left, and the end."""
+        where = "" if self.open.is_done else self.open.text(closed=False)
+        if self.open.is_done or self.closed.has_begun:
+            where += self.closed.text(closed=True)
+        if self.span is not None and not self.closed.is_done:
+            where += f" ids={self.span.floor}-{self.span.top}"
+        return {
+            "polymarket_offset": str(self.read),
+            "polymarket_cursor": f"listing={self.listing} sweep={self.number}{where}",
+        }
 
-    def next_page(self) -> "Place":
-        """The place that the next page is read from: this one, or the beginning of another sweep."""
-        return Place(self.listing, self.number + 1, closed=True) if self.is_done else self
+    def following(self) -> "Round":
+        return Round(self.listing, self.number + 1, open=Place(is_done=True))
 
-    def beyond(self, page: Page) -> "Place":
-        """The place after a page that was read from here."""
-        read = self.read + len(page.records)
-        if page.following is not None:
-            return self._replace(after=page.following, read=read)
-        return self._replace(closed=True, after="", read=read, is_done=self.closed)
+    def place(self, *, closed: bool) -> Place:
+        return self.closed if closed else self.open
+
+    def moved(self, place: Place, read: int, *, closed: bool) -> "Round":
+        """After so many more markets of one list."""
+        moved = self._replace(closed=place) if closed else self._replace(open=place)
+        return moved._replace(read=self.read + read)
 
 
-def restored(listing: str, cursor: str | None, read: str | None) -> Place:
+def restored(listing: str, cursor: str | None, read: str | None) -> Round:
     """The place that the state tells; the beginning when it tells none, or one of another listing."""
     match = _CURSOR.fullmatch(cursor or "")
-    if match is None or match[1] != listing:
-        return Place(listing)
+    if match is None or match["listing"] != listing:
+        return Round(listing)
     count = int(read) if read and read.isascii() and read.isdigit() else 0
-    return Place(listing, int(match[2]), match[3] == "true", match[4] or "", count, is_done=match[5] is not None)
+    opened = Place(match["open"] or "", is_done=match["open"] is None)
+    closed = Place(match["closed"] or "", is_done=match["closed_done"] is not None)
+    span = Span(int(match["floor"]), int(match["top"])) if match["floor"] else None
+    return Round(listing, int(match["number"]), count, opened, closed, span)
 
 
 class Progress:

@@ -48,6 +48,10 @@ class Polygon:
         waits = [provider.wait_s() for provider in self._available()]
         return min(waits, default=0.0)
 
+    def age_limit_s(self, fresh_s: float) -> float:
+        """Up to which age a head counts as fresh, where it would be `fresh_s` for one that is final at once."""
+        return max(provider.age_limit_s(fresh_s) for provider in self.providers)
+
     def head(self) -> Head:
         """The newest final block. Raises AskAgain, Unavailable."""
         return self._attempt(self._ready()[0], Provider.look)
@@ -56,16 +60,16 @@ class Polygon:
         """Unix seconds of a block up to the head. Raises AskAgain, Unavailable."""
         return self._attempt(self._ready()[0], lambda provider: provider.block_time(number))
 
-    def read(self, first: int, new: int) -> Page:
+    def read(self, first: int, new: int, until: int | None = None) -> Page:
         """The next logs from block `first` on, once block `new` is final, which is `first` or a later one.
 
-        Raises AskAgain, Unavailable.
+        None from after block `until`. Raises AskAgain, Unavailable.
         """
         newest: Head | None = None
         for provider in sorted(self._ready(), key=lambda provider: self._rank(provider, first)):
             head = self._attempt(provider, lambda provider: _head_for(provider, new))
             if head.number >= new:
-                return self._attempt(provider, lambda provider: self._page(provider, first))
+                return self._attempt(provider, lambda provider: self._page(provider, first, until))
             newest = max(newest or head, head)
             if self._clock() - head.timestamp <= provider.age_limit_s(FRESH_HEAD_S):
                 break
@@ -101,10 +105,10 @@ class Polygon:
         newest = max((one.head.number for one in self.providers if one.head is not None), default=first)
         return -min(provider.chunk.blocks, max(1, newest - first + 1)), self.providers.index(provider)
 
-    def _page(self, provider: Provider, first: int) -> Page:
+    def _page(self, provider: Provider, first: int, until: int | None) -> Page:
         assert provider.head is not None  # it was asked before
         head = provider.head
-        last = provider.last_of_chunk(first, head)
+        last = provider.last_of_chunk(first, head if until is None or head.number <= until else Head(until, 0))
         logs = self._sized(provider, last - first + 1, lambda: provider.logs(first, last))
         times = provider.times(logs, self._times.get)
         self._remember(times)

@@ -8,30 +8,32 @@ chain the last fills of V1 and the first of V2 are of the same second. goldsky_i
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import NamedTuple
 
 from common import parsing
 from common.config import Settings
 from common.errors import ConfigError, CursorLost, InvalidRecord
-from common.http import HttpSource
+from common.freshness import FRESH_S, OLD_HEAD_S, Freshness
+from common.http import HttpSource, RateLimit
 from common.records import encode
-from common.redis_queue import Height, Offer, Pushed
+from common.redis_queue import Height, Offer
 from common.runtime import Context, main
 from common.state import read_height
 from ingesters.block_search import Search
+from ingesters.first_start import Beginning, about_earlier_start, note_beginning, read_beginning
 from ingesters.log_decoder import TOPICS, decode_log, is_removed, is_v1
 from ingesters.polygon import AskAgain, Page, Polygon
-from ingesters.provider import Log, Provider, Wanted
-from ingesters.start import start_on_chain
+from ingesters.provider import BLOCK_S, Log, Provider, Wanted
+from ingesters.start import Start, start_on_chain
+from ingesters.tally import Tally
 
 COMPONENT = "polygon_ingester"
 SOURCE = "polygon"
 FULL_S = 1.0  # between two looks at a stream that is full
 FULL = "waiting: stream is full"
-FRESH_S = 300.0  # a newest fill older than that is a quiet source, or a dead one
 LEAST_WINDOW_BLOCKS = 64
 MOST_OFFERS = 2000  # in one script call, unless one block alone has more
-SUMMARY_S = 60.0  # between two summaries in the log
 
 
 class ParsedLog(NamedTuple):
@@ -53,21 +55,19 @@ class PolygonIngester:
         self._polygon = polygon
         self._clock = clock
         self._stream = context.queue.keys(settings.stream_order_events)
-        self._window_blocks = max(LEAST_WINDOW_BLOCKS, 2 * settings.polygon_overlap_blocks)
+        self._window_blocks = window_blocks(settings)
         self._start = start_on_chain(settings, clock())
-        self._cursor = read_height(context.queue, SOURCE)  # the newest block published
+        self._cursor = self._read_cursor()  # the newest block published
         self._next = self._begin()  # the next block to read; None: to be found
         self._search: Search | None = None
         self._next_look_at = 0.0
         self._newest_event_at = 0
-        self._head_at = 0
-        self._head_block = 0
-        self._state = "catching up"
+        self._freshness = Freshness(clock())
         self._detail = ""
-        self._summary_at = clock() + SUMMARY_S
-        self._totals = Pushed(0, 0, 0)
+        self._tally = Tally(context.log, clock())
+        self._note_place(clock(), is_at_end=False)
         if self._cursor:
-            context.log.info("going on from %s; ORDER_EVENTS_START is for a first start", self._cursor)
+            self._go_on_from(self._cursor)
 
     def step(self) -> float:
         """One page, or nothing while there is nothing to ask; returns the seconds to wait."""
@@ -91,7 +91,28 @@ class PolygonIngester:
             self._fall_back(lost)
         return 0.0
 
+    def _go_on_from(self, cursor: Height) -> None:
+        """Say so; and when the setting names an earlier time than that of the first start, say that as well."""
+        self._context.log.info("going on from %s", cursor)
+        self._check_beginning(read_beginning(self._context.queue, SOURCE, Beginning(cursor.timestamp, cursor.block)))
+
+    def _check_beginning(self, began: Beginning) -> None:
+        wanted = time_if_earlier(self._start, began, self._settings.cutover_timestamp)
+        if wanted is not None:
+            setting = self._settings.order_events_start
+            self._context.log.warning(about_earlier_start(setting, SOURCE, wanted=wanted, began=began.timestamp))
+
     # --- where to begin ------------------------------------------------------------------------------------------
+
+    def _read_cursor(self) -> Height | None:
+        """The newest block published. One without a time is a start that a backfill has claimed: see `claim_start`."""
+        cursor = read_height(self._context.queue, SOURCE)
+        if cursor is None or cursor.timestamp:
+            return cursor
+        block = max(self._settings.cutover_block, cursor.block - self._window_blocks)
+        self._check_beginning(read_beginning(self._context.queue, SOURCE, Beginning(0, block)))
+        self._start = Start(block)
+        return None
 
     def _begin(self) -> int | None:
         """A look reads the overlap again, for logs that appeared late; what was published is passed over."""
@@ -101,16 +122,20 @@ class PolygonIngester:
 
     def _fall_back(self, lost: CursorLost) -> None:
         """What Redis has lost is read again: going on from our own cursor would leave it out for ever."""
-        self._cursor = read_height(self._context.queue, SOURCE)
+        self._cursor = self._read_cursor()
         self._next = self._begin()
         self._context.log.warning("%s; reading on from %s", lost, self._cursor)
 
     def _find_start(self, moment: int) -> int | None:
         """One step of the search for the first block of a moment; None until it is found."""
         if self._search is None:
-            self._search = Search(moment, self._settings.cutover_block, self._polygon.head().number + 1)
+            with self._freshness.asking(self._clock):
+                newest = self._polygon.head().number
+            self._search = Search(moment, self._settings.cutover_block, newest + 1)
         elif self._search.found is None:
-            self._search = self._search.narrowed(self._polygon.block_time(self._search.probe))
+            with self._freshness.asking(self._clock):
+                probed = self._polygon.block_time(self._search.probe)
+            self._search = self._search.narrowed(probed)
         if self._search.found is not None:
             self._context.log.info("starting with block %d", self._search.found)
         return self._search.found
@@ -118,8 +143,10 @@ class PolygonIngester:
     # --- pages ---------------------------------------------------------------------------------------------------
 
     def _read_page(self, first: int, now: float) -> None:
-        page = self._polygon.read(first, max(first, self._cursor.block + 1) if self._cursor else first)
-        self._head_at, self._head_block = page.head.timestamp, page.head.number
+        with self._freshness.asking(self._clock):
+            page = self._polygon.read(first, max(first, self._cursor.block + 1) if self._cursor else first)
+        old_head_s = self._polygon.age_limit_s(OLD_HEAD_S)
+        self._freshness.note_head(self._clock(), page.head.number, page.head.timestamp, old_head_s)
         if page.last >= first:
             self._publish(page)
             self._next = page.last + 1
@@ -128,6 +155,8 @@ class PolygonIngester:
     def _publish(self, page: Page) -> None:
         """The page and the cursor, block by whole block; raises Unavailable when a part of it was not written."""
         parsed = [found for log in page.logs if (found := parse_log(log, page, self._settings.cutover_timestamp))]
+        if self._cursor is None:
+            note_beginning(self._context.queue, SOURCE, self._beginning(page, parsed))
         for some, block in slices(parsed, page.last):
             newest = max([each.time for each in some], default=0)
             if block == page.head.number:
@@ -135,6 +164,12 @@ class PolygonIngester:
             self._push([each.offer for each in some], block, newest)
             good = [each.time for each in some if not each.offer.fault]
             self._newest_event_at = max([self._newest_event_at, *good])
+
+    def _beginning(self, page: Page, parsed: Sequence[ParsedLog]) -> Beginning:
+        """Where the first start begins: the moment asked for, or what can be told of the block's time."""
+        times = [each.time for each in parsed if each.time]
+        first = self._settings.cutover_timestamp if page.first == self._settings.cutover_block else 0
+        return Beginning(self._start.moment or first or min(times, default=page.head.timestamp), page.first)
 
     def _push(self, offers: Sequence[Offer], block: int, newest: int) -> None:
         height = Height(block, max(newest, self._cursor.timestamp if self._cursor else 0))
@@ -147,27 +182,25 @@ class PolygonIngester:
             after=self._cursor,
         )
         self._cursor = max(self._cursor or height, height)
-        self._totals = Pushed(*(total + new for total, new in zip(self._totals, pushed, strict=True)))
-        if pushed.dead:
-            reasons = [f"{offer.identity}: {offer.fault}" for offer in offers if offer.fault]
-            self._context.log.warning("dead letters: dead=%d first=%s", pushed.dead, reasons[0])
+        self._tally.add(pushed, offers)
 
     def _note(self, page: Page, now: float) -> None:
         """What a page means for the state: the end of what exists, or how far behind we are."""
         if page.is_end:
             self._next_look_at = now + self._settings.polygon_poll_interval
             self._next = self._begin()
-            self._change_state("live" if now - self._newest_event_at < FRESH_S else "idle")
-        elif now - (self._cursor.timestamp if self._cursor else 0) > FRESH_S:
-            self._change_state("catching up")
-        if now >= self._summary_at:
-            self._summary_at = now + SUMMARY_S
-            self._context.log.info("published: cursor=%s totals=%s", self._cursor, self._totals)
+            self._note_place(now, is_at_end=True)
+        elif self._freshness.facts.at_end_at is None or now - self._read_to() > FRESH_S:
+            self._note_place(now, is_at_end=False)
+        self._tally.tell_state(self._freshness.verdict(now), self._cursor)
+        self._tally.summarise(now, self._cursor)
 
-    def _change_state(self, state: str) -> None:
-        if state != self._state:
-            self._state = state
-            self._context.log.info("%s: cursor=%s totals=%s", state, self._cursor, self._totals)
+    def _note_place(self, now: float, *, is_at_end: bool) -> None:
+        read_to = self._freshness.head_time(now) if is_at_end else self._read_to() or None
+        self._freshness.note_read(now, read_to, self._newest_event_at or None, is_at_end=is_at_end)
+
+    def _read_to(self) -> float:
+        return self._cursor.timestamp if self._cursor else 0
 
     def drain(self) -> None:
         """Nothing is in hand between two steps."""
@@ -177,22 +210,26 @@ class PolygonIngester:
 
     def report(self) -> Mapping[str, str | int | float]:
         return {
-            "records_in": sum(self._totals),
-            "records_out": self._totals.added,
-            "dead_letters": self._totals.dead,
-            "records_known": self._totals.known,
+            **self._tally.report(),
+            **self._freshness.report(self._clock()),
             "source": self._polygon.host,
-            "source_state": self._state,
-            "newest_event_at": self._newest_event_at or "",
-            "head_at": self._head_at or "",
-            "head_block": self._head_block or "",
             "detail": self._detail or "; ".join([*self._about_the_start(), *self._polygon.troubles()]),
         }
 
     def _about_the_start(self) -> list[str]:
-        if self._head_block and self._head_block < (self._next or 0) and self._cursor is None:
+        head = self._freshness.facts.head
+        if head is not None and head < (self._next or 0) and self._cursor is None:
             return [f"waiting for block {self._next}, the first to read"]
         return []
+
+
+def time_if_earlier(wanted: Start, began: Beginning, cutover_timestamp: int) -> int | None:
+    """Unix seconds of a start that lies before the beginning; None for any other. A block's time is estimated."""
+    if wanted.block is None:
+        return wanted.moment if wanted.moment < began.timestamp else None
+    if wanted.block >= began.block:
+        return None
+    return max(cutover_timestamp, began.timestamp - round((began.block - wanted.block) * BLOCK_S))
 
 
 def parse_log(log: Log, page: Page, cutover_timestamp: int) -> ParsedLog | None:
@@ -225,21 +262,33 @@ def slices(parsed: Sequence[ParsedLog], last: int) -> Iterator[tuple[list[Parsed
     yield some, last
 
 
+def window_blocks(settings: Settings) -> int:
+    """Blocks before the cursor in which an ingester still publishes what appears late."""
+    return max(LEAST_WINDOW_BLOCKS, 2 * settings.polygon_overlap_blocks)
+
+
 def build(context: Context, clock: Callable[[], float] = time.time) -> PolygonIngester:
     """The stage, from its settings. Raises ConfigError for a start, an address or a provider that makes no sense."""
-    settings = context.settings
+    return PolygonIngester(context, open_polygon(context.settings, clock), clock)
+
+
+def open_polygon(
+    settings: Settings, clock: Callable[[], float], limits: Mapping[str, RateLimit] = MappingProxyType({})
+) -> Polygon:
+    """All providers; `limits`: shared ones, by address, in place of each provider's own. Raises ConfigError."""
     wanted = Wanted(exchange_addresses(settings), TOPICS)
-    providers = [_provider(url, settings, wanted) for url in provider_urls(settings)]
-    return PolygonIngester(context, Polygon(providers, clock), clock)
+    providers = [_provider(url, settings, wanted, limits.get(url)) for url in provider_urls(settings)]
+    return Polygon(providers, clock)
 
 
-def _provider(url: str, settings: Settings, wanted: Wanted) -> Provider:
+def _provider(url: str, settings: Settings, wanted: Wanted, limit: RateLimit | None) -> Provider:
     source = HttpSource(
         "Polygon",
         url,
         requests_per_10s=settings.polygon_requests_per_10s,
         connect_timeout_s=settings.http_connect_timeout_s,
         read_timeout_s=settings.http_read_timeout_s,
+        limit=limit,
     )
     confirmations = settings.polygon_confirmations
     return Provider(source, wanted, most_blocks=settings.polygon_max_blocks, confirmations=confirmations)

@@ -4,7 +4,7 @@
     python3 -m monitoring.audit --from 2024-10-01 --to 2024-11-10    these days, the last one left out
 
 Compares rows with distinct ids, order_filled with trades, trades with markets, and the volume of the taker orders with
-Gamma's. What is missing comes with the range to read again. An id is looked for within its day: one that came
+Gamma's. What is missing comes with the command that fetches it. An id is looked for within its day: one that came
 with two block times counts as two.
 
 Exit status: 0 all right; 1 something is missing, doubled or silent, or ClickHouse is away; 2 the command or the
@@ -42,7 +42,6 @@ ALL_RIGHT, WRONG, WRONG_COMMAND = 0, 1, 2
 SETTLE_S = 120.0  # a fill and its trade are written within seconds of one another, even with a backlog
 GAP_S = 900
 FIRST_FILL = 1_668_988_800  # 2022-11-21: the exchange's first fills; before it there is nothing to miss
-_UNIX_DIGITS = 10
 
 T = TypeVar("T")
 Watch = Callable[[Sequence[Span], str], Iterable[Span]]  # goes through spans and may tell a person about it
@@ -152,15 +151,10 @@ def parser() -> argparse.ArgumentParser:
 
 def moment(text: str) -> int:
     """Unix seconds of a UTC date, a time, or Unix seconds."""
-    if text.isascii() and text.isdigit() and len(text) <= _UNIX_DIGITS and int(text) < parsing.TIME_LIMIT:
-        return int(text)
     try:
-        found = parsing.time(text, "time")
-    except InvalidRecord:
-        found = None
-    if found is None:
-        raise argparse.ArgumentTypeError(f"expected a UTC date or time, or Unix seconds, got {text!r}")
-    return int(found.timestamp())
+        return parsing.moment(text, "time")
+    except InvalidRecord as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _at_least(least: float, kind: Callable[[str], T]) -> Callable[[str], T]:

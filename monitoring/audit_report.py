@@ -68,21 +68,21 @@ def _missing(days: Sequence[Day]) -> Iterator[Problem]:
 
 
 def _orphans(audit: Audit) -> Iterator[Problem]:
-    """Days whose fills are not all in order_filled, each with the range to read again."""
+    """Days whose fills are not all in order_filled, each with the command that reads it again."""
     for begin, count in _by_day((day.begin, day.trades_without_fill) for day in audit.days):
         if count:
             text = f"{_count(count, 'trade')} without a fill in order_filled: {_date(begin)}"
-            yield Problem(text, to_read_again(begin, min(_next_midnight(begin), audit.end)))
+            yield Problem(text, to_backfill(begin, min(_next_midnight(begin), audit.end)))
 
 
 def _silent(gap: Gap) -> Problem:
     text = f"no fill for {_plain(duration(gap.seconds))}: {utc(gap.begin)} to {utc(gap.end)}"
-    return Problem(f"{text} ({gap.source})" if gap.source else text, to_read_again(gap.begin, gap.end + 1))
+    return Problem(f"{text} ({gap.source})" if gap.source else text, to_backfill(gap.begin, gap.end + 1))
 
 
-def to_read_again(begin: int, end: int) -> str:
-    """The range [begin, end), which the source has to be asked for again."""
-    return f"to be read again: {iso(begin)} to {iso(end)}"
+def to_backfill(begin: int, end: int) -> str:
+    """The command that asks the sources for the range [begin, end) again, and adds what is missing."""
+    return f"python3 -m ingesters.backfill --from {iso(begin)} --to {iso(end)}"
 
 
 def _by_day(counts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

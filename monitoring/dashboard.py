@@ -6,8 +6,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import uvicorn
@@ -31,6 +32,7 @@ READ_TIMEOUT_S = 2.0  # the page has to say soon that a server does not answer; 
 GRACE_S = 5  # for requests under way when the process is told to stop
 CHECK_S = 1.0
 OK, UNAVAILABLE = 200, 503
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Response]])
 
 
 def create_app(settings: Settings, queue: RedisQueue, clickhouse: ClickHouse, clock: Callable[[], float]) -> FastAPI:
@@ -61,36 +63,41 @@ def _sampling(watch: Watch) -> Callable[[FastAPI], contextlib.AbstractAsyncConte
     return lifespan
 
 
+def _page_at(app: FastAPI, path: str) -> Callable[[Endpoint], Endpoint]:
+    """An address that answers GET, and HEAD as web servers do; FastAPI by itself refuses HEAD."""
+    return app.api_route(path, methods=["GET", "HEAD"])
+
+
 def _add_pages(app: FastAPI, watch: Watch) -> None:
-    @app.get("/")
+    @_page_at(app, "/")
     async def page() -> HTMLResponse:
         return HTMLResponse(render_page(await watch.snapshot()))
 
-    @app.get("/fragment")
+    @_page_at(app, "/fragment")
     async def fragment() -> HTMLResponse:
         return HTMLResponse(render_fragment(await watch.snapshot()))
 
-    @app.get("/favicon.ico")
+    @_page_at(app, "/favicon.ico")
     async def favicon() -> FileResponse:
         return FileResponse(STATIC / "favicon.svg", media_type="image/svg+xml")
 
-    @app.get("/api/status")
+    @_page_at(app, "/api/status")
     async def status() -> Response:
         return _json((await watch.snapshot()).to_json())
 
 
 def _add_checks(app: FastAPI, watch: Watch) -> None:
-    @app.get("/health")
+    @_page_at(app, "/health")
     async def health() -> Response:
         """Whether the pipeline works; 503 with the reasons when a part of it is broken."""
         return _health(await watch.snapshot())
 
-    @app.get("/livez")
+    @_page_at(app, "/livez")
     async def livez() -> Response:
         """Whether this process answers; no dependency is looked at."""
         return _json({"status": "ok"})
 
-    @app.get("/readyz")
+    @_page_at(app, "/readyz")
     async def readyz() -> Response:
         """Whether what this process depends on can be used."""
         return _readiness(await watch.snapshot())

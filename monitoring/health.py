@@ -1,12 +1,13 @@
 """The verdict on the pipeline, and the reasons for it. Pure: decided from a status alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
 from monitoring.formatting import ago, duration, number, printable
 from monitoring.reading import Reading
+from monitoring.sources import Source
 from monitoring.stages import Stage
 from monitoring.status import Status
 from monitoring.streams import Stream
@@ -39,8 +40,11 @@ def judge(status: Status) -> Health:
 def _reasons(status: Status) -> Iterator[Reason]:
     yield from _server("Redis", status.redis)
     yield from _server("ClickHouse", status.clickhouse)
+    yield from _no_fills(status.sources)
     for stage in status.stages:
         yield from _stage(stage, status.at)
+    for source in status.sources:
+        yield from _source(source, status)
     for stream in status.streams:
         yield from _stream(stream, status.stream_backlog_limit)
     if status.clickhouse.state == "known":
@@ -68,8 +72,6 @@ def _stage(stage: Stage, now: float) -> Iterator[Reason]:
             yield Reason("degraded", stage.component, f"waits: {printable(stage.reason)}{_next_attempt(stage, now)}")
         case "starting" | "draining":
             yield Reason("degraded", stage.component, f"is {stage.state}")
-        case _:
-            yield from _quiet_source(stage, now)
 
 
 def _next_attempt(stage: Stage, now: float) -> str:
@@ -77,12 +79,29 @@ def _next_attempt(stage: Stage, now: float) -> str:
     return "" if at is None else f"; next attempt {f'in {duration(at - now)}' if at > now else 'now'}"
 
 
-def _quiet_source(stage: Stage, now: float) -> Iterator[Reason]:
-    """A source that answers but has nothing new: only the age of its newest event tells a dead one from a quiet one."""
-    newest = stage.newest_event_at.value
-    if stage.source_state == "idle" and newest is not None:
-        source = printable(stage.source) or "its source"
-        yield Reason("degraded", stage.component, f"{source} has nothing new: its newest event is {ago(now - newest)}")
+def _no_fills(sources: Sequence[Source]) -> Iterator[Reason]:
+    """No fill of now can arrive: a source that should bring them is dead, and no other one does in its place."""
+    of_fills = [source for source in sources if source.has_fills]
+    if any(source.is_dead for source in of_fills) and not any(source.brings_new_fills for source in of_fills):
+        told = "; ".join(f"{source.name} is {_told(source)}" for source in of_fills)
+        yield Reason("broken", "sources of fills", f"bring nothing new: {told}")
+
+
+def _told(source: Source) -> str:
+    return f"{source.state} ({printable(source.reason)})" if source.is_dead and source.reason else source.state
+
+
+def _source(source: Source, status: Status) -> Iterator[Reason]:
+    """A source that answers and brings nothing; one that can't be asked is told with the stage that waits for it."""
+    newest = source.newest_event_at.value
+    host = printable(source.host) or source.name
+    if source.state == "stale":
+        yield Reason("degraded", source.component, f"{host} is stale: {printable(source.reason)}")
+    elif source.state == "idle" and newest is not None:
+        age = ago(status.at - newest)
+        yield Reason("degraded", source.component, f"{host} has nothing new: its newest event is {age}")
+    elif source.state == "unreachable" and status.stage(source.component).state != "waiting":
+        yield Reason("degraded", source.component, f"{host} is unreachable: {printable(source.reason)}")
 
 
 def _stream(stream: Stream, backlog_limit: int) -> Iterator[Reason]:

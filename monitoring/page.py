@@ -16,6 +16,15 @@ from monitoring.stages import number
 HERE = Path(__file__).parent
 TITLE = "Polymarket pipeline"
 HEADLINES = {"ok": "Everything works", "degraded": "Works, but needs attention", "broken": "Something is broken"}
+SOURCE_TONES = {
+    "live": "ok",
+    "catching up": "busy",
+    "idle": "warn",
+    "stale": "bad",
+    "unreachable": "bad",
+    "ended": "done",
+    "unknown": "unknown",
+}
 STATE_TONES = {
     "running": "ok",
     "starting": "busy",
@@ -91,15 +100,13 @@ def tiles(snapshot: Snapshot) -> list[Tile]:
             sparkline(snapshot.rate_series["trades.rows"], "Trades stored per second, last 15 minutes"),
         ),
         Tile(
-            "Redis to ClickHouse, p99",
-            latency.redis_to_clickhouse_p99_s.map(formatting.duration),
+            "Block to ClickHouse, p50",
+            stored.map(lambda took: formatting.duration(took.p50_s)),
             [
-                ("p50", latency.redis_to_clickhouse_p50_s.map(formatting.duration)),
-                ("from block, p50", stored.map(lambda took: formatting.duration(took.p50_s))),
+                ("p99", stored.map(lambda took: formatting.duration(took.p99_s))),
+                ("from Redis, p99", latency.redis_to_clickhouse_p99_s.map(formatting.duration)),
             ],
-            sparkline(
-                snapshot.gauge_series["redis_to_clickhouse_p99_s"], "99th percentile in seconds, last 15 minutes"
-            ),
+            sparkline(snapshot.gauge_series["block_to_clickhouse_p50_s"], "Median in seconds, last 15 minutes"),
         ),
         Tile(
             "Backlog",
@@ -137,6 +144,7 @@ def _make_environment() -> Environment:
         environment.filters[name] = getattr(formatting, name)
     environment.filters["counted"] = _counted
     environment.globals["tones"] = STATE_TONES
+    environment.globals["source_tones"] = SOURCE_TONES
     environment.globals["fmt"] = formatting  # for the values of readings: reading.map(fmt.number)
     return environment
 

@@ -40,8 +40,12 @@ class Instance(msgspec.Struct, frozen=True):
     fresh: bool  # young enough to count as alive
     started_at: Reading[float]  # Unix seconds
     next_attempt_at: Reading[float]  # Unix seconds
-    starts: Reading[int]  # of its component, ever
+    starts: Reading[int]  # of its component, ever, without those that ended as they were told
     report: dict[str, str]  # what the stage adds to its heartbeat
+
+    @property
+    def is_alive(self) -> bool:
+        return self.fresh and self.state in ALIVE
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -51,7 +55,7 @@ class Stage(msgspec.Struct, frozen=True):
     state: StageState
     reason: str
     heartbeat_age_s: Reading[float]  # of the youngest
-    restarts: Reading[int]  # starts, ever, beyond the processes that run now
+    restarts: Reading[int]  # after a crash, ever: such starts beyond the processes that run now
     next_attempt_at: Reading[float]  # Unix seconds
     records_in: Reading[int]  # since the processes started
     records_out: Reading[int]
@@ -70,7 +74,7 @@ def read_stage(component: str, beats: Reading[list[dict[str, str]]], stale_after
     """A component's state out of all heartbeats."""
     own = [beat for beat in beats.value or [] if beat.get("component") == component]
     instances = sorted((_instance(beat, stale_after_s, now) for beat in own), key=lambda each: each.heartbeat_age_s)
-    alive = [each for each in instances if each.fresh and each.state in ALIVE]
+    alive = [each for each in instances if each.is_alive]
     nothing = NO_HEARTBEAT if beats.state == "known" else unknown(beats.reason)
     state, reason = _state(instances, alive) if beats.state == "known" else ("unknown", beats.reason)
 
@@ -93,7 +97,7 @@ def read_stage(component: str, beats: Reading[list[dict[str, str]]], stale_after
         waiting=total("waiting"),
         latency_p50_s=of_alive(max, "latency_p50_s"),
         latency_p99_s=of_alive(max, "latency_p99_s"),
-        newest_event_at=of_alive(max, "newest_event_at").then(_time),
+        newest_event_at=of_alive(max, "newest_event_at").then(as_time),
         source=_text(alive, "source"),
         source_state=_text(alive, "source_state"),
         detail=_text(alive, "detail"),
@@ -112,8 +116,8 @@ def _instance(beat: Mapping[str, str], stale_after_s: float, now: float) -> Inst
         reason=beat.get("reason", ""),
         heartbeat_age_s=age_s,
         fresh=age_s <= stale_after_s,
-        started_at=_field(beat, "started_at").then(_time),
-        next_attempt_at=_field(beat, "next_attempt_at").then(_time),
+        started_at=_field(beat, "started_at").then(as_time),
+        next_attempt_at=_field(beat, "next_attempt_at").then(as_time),
         starts=_field(beat, "starts").map(int),
         report={name: text for name, text in beat.items() if name not in COMMON_FIELDS},
     )
@@ -132,7 +136,8 @@ def _state(instances: Sequence[Instance], alive: Sequence[Instance]) -> tuple[St
 
 def _restarts(instances: Sequence[Instance], running: int) -> Reading[int]:
     starts = [each.starts.value for each in instances if each.starts.value is not None]
-    return known(max(0, max(starts) - max(1, running))) if starts else NOT_TOLD
+    counted = running or any(each.state != "stopped" for each in instances)  # one that crashed has not restarted yet
+    return known(max(0, max(starts) - counted)) if starts else NOT_TOLD
 
 
 def _soonest(alive: Sequence[Instance]) -> Reading[float]:
@@ -153,7 +158,8 @@ def _field(beat: Mapping[str, str], name: str) -> Reading[float]:
     return known_or(number(beat.get(name, "")), NOT_TOLD)
 
 
-def _time(value: float) -> Reading[float]:
+def as_time(value: float) -> Reading[float]:
+    """Unix seconds, where it can be such."""
     return known(value) if 0 < value < _LAST_TIME else absent("none yet")
 
 

@@ -12,6 +12,7 @@ from common.config import Settings
 from common.redis_queue import RedisQueue
 from common.tables import TRADES
 from monitoring.reading import Reading, Server
+from monitoring.sources import Source, read_sources
 from monitoring.stages import COMPONENTS, Stage, read_stage
 from monitoring.streams import DeadLetters, Stream, expected_groups, read_dead_letters, read_stream
 from monitoring.tables import Stored, TableState, read_stored, read_tables
@@ -35,6 +36,7 @@ class Status(msgspec.Struct, frozen=True):
     redis: Reading[bool]
     clickhouse: Reading[bool]
     stages: list[Stage]  # in the order of COMPONENTS
+    sources: list[Source]
     streams: list[Stream]  # markets, order events, trades
     watermarks: list[Watermark]
     tables: list[TableState]
@@ -45,6 +47,10 @@ class Status(msgspec.Struct, frozen=True):
 
     def stage(self, component: str) -> Stage:
         return next(stage for stage in self.stages if stage.component == component)
+
+    def source(self, component: str) -> Source:
+        """The one that this ingester reads."""
+        return next(source for source in self.sources if source.component == component)
 
     def table(self, name: str) -> TableState:
         return next(table for table in self.tables if table.name == name)
@@ -62,6 +68,7 @@ def collect(queue: RedisQueue, clickhouse: ClickHouse, settings: Settings, now: 
         at=now,
         mode=settings.pipeline_mode,
         stages=stages,
+        sources=read_sources(stages),
         streams=[read_stream(queue, redis, stream, expected, now) for stream, expected in groups.items()],
         dead_letters=[read_dead_letters(queue, redis, stream) for stream in groups],
         watermarks=[read_watermark(queue, redis, name) for name in WATERMARKS],

@@ -9,6 +9,7 @@ from common.tables import MARKETS, ORDER_FILLED, TABLES, TRADES
 from monitoring.reading import Reading, Server, absent, known, known_or, unknown
 
 STORED_WINDOW_S = 300  # only fills whose block is that recent tell the pace of now; older ones were caught up with
+STORED_LAST_S = 60  # and only what was written in the last minute
 _NEWEST = {MARKETS.name: "updated_at", ORDER_FILLED.name: "timestamp", TRADES.name: "timestamp"}  # columns of time
 
 
@@ -22,7 +23,7 @@ class TableState(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """Seconds from a fill's block to its row in order_filled, over the fills of the last minutes."""
+    """Seconds from a fill's block to its row in order_filled, over those written in the last minute."""
 
     fills: int
     p50_s: float
@@ -74,8 +75,10 @@ def read_stored(clickhouse: ClickHouse, database: Server, now: float) -> Reading
     sql = (
         "SELECT count(), quantile(0.5)(took_s), quantile(0.99)(took_s) FROM ("  # noqa: S608 - a checked name
         "SELECT toUnixTimestamp64Milli(ingested_at) / 1000 - toUnixTimestamp(timestamp) AS took_s "
-        f"FROM {clickhouse.database}.{ORDER_FILLED.name} WHERE timestamp >= toDateTime({{since:UInt32}}, 'UTC'))"
+        f"FROM {clickhouse.database}.{ORDER_FILLED.name} WHERE timestamp >= toDateTime({{since:UInt32}}, 'UTC') "
+        "AND ingested_at >= toDateTime64({written_since:UInt32}, 3, 'UTC'))"
     )
-    answer = database.read(lambda: clickhouse.query(sql, {"since": int(now) - STORED_WINDOW_S})[0])
-    quiet = absent(f"no fill in the last {STORED_WINDOW_S // 60} minutes")
+    bounds = {"since": int(now) - STORED_WINDOW_S, "written_since": int(now) - STORED_LAST_S}
+    answer = database.read(lambda: clickhouse.query(sql, bounds)[0])
+    quiet = absent("no fill of now was written in the last minute")
     return answer.then(lambda row: known(Stored(row[0], max(0.0, row[1]), max(0.0, row[2]))) if row[0] else quiet)

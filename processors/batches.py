@@ -9,7 +9,7 @@ from common.redis_queue import Entry
 
 # Between two batches of one table. ClickHouse merges every part that an insert makes with others, again and again: in
 # batches of 10,000 a row costs it 1.6 times as much as in batches of 50,000.
-PAUSE_S = 1.0
+PAUSE_S = 2.0
 SCHEMA_VERSION = 1  # part of every token: raised when the same entries become other rows
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -58,7 +59,10 @@ class TradeProcessor:
         self._index = TokenIndex(
             self._queue, clickhouse, keys(self._settings.stream_markets), self._settings.token_cache_size
         )
-        self._batch: list[Entry] = []  # read and not yet completed; kept over an Unavailable
+        self._batch: list[Entry] = []  # read and not yet looked at; kept over an Unavailable
+        self._results: list[Result] = []  # made and not yet written; likewise
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="redis")
+        self._ahead: Future[list[Entry]] | None = None  # see _go_ahead
         self._waiting: dict[str, list[Waiting]] = {}
         self._counts = {"records_in": 0, "records_out": 0, "dead_letters": 0}
         self._next_care_at = 0.0
@@ -71,6 +75,7 @@ class TradeProcessor:
         return self._lease.consumer
 
     def step(self) -> float:
+        self._catch_up()
         try:
             self._care(time.time())
         except LeaseLost as lost:
@@ -78,15 +83,19 @@ class TradeProcessor:
         self._release(self._index.follow())
         if not self._batch:
             self._batch = self._read()
-        self._process(self._batch)
-        self._batch = []
+        if len(self._batch) >= self._settings.processor_batch_size and not self._is_full(len(self._batch)):
+            self._go_ahead()
+            self._look_at(self._batch)
+        else:
+            self._process()
         return FULL_WAIT_S if self._is_full() else 0.0
 
     def drain(self) -> None:
-        self._process(self._batch)
-        self._batch = []
+        self._catch_up()
+        self._process()
 
     def close(self) -> None:
+        self._beside.shutdown(wait=True, cancel_futures=True)
         with suppress(Unavailable):
             self._lease.release()
         self._clickhouse.close()
@@ -94,25 +103,59 @@ class TradeProcessor:
     def report(self) -> Mapping[str, str | int | float]:
         return {**self._counts, "waiting": self._waiting_count()}
 
+    # --- under load, Redis and this process work at the same time ---------------------------------------------------
+
+    def _go_ahead(self) -> None:
+        """Have the last batch written and the next one read while this one is looked at. `_catch_up` comes first."""
+        results, self._results = self._results, []
+        self._ahead = self._beside.submit(self._finish_and_read, results)
+
+    def _finish_and_read(self, results: list[Result]) -> list[Entry]:
+        self._finish(results)
+        return self._read_entries(block_ms=0)
+
+    def _catch_up(self) -> None:
+        """What Redis has done meanwhile. When it could not, everything that is pending is read once more."""
+        if self._ahead is None:
+            return
+        ahead, self._ahead = self._ahead, None
+        try:
+            self._batch += ahead.result()
+        except Unavailable:
+            self._read_again()
+            raise
+
+    # --- from fills to trades ----------------------------------------------------------------------------------------
+
     def _read(self) -> list[Entry]:
         if self._is_full():
             return []
         try:
-            return self._queue.read_from_stream(
-                self._events, self._lease.consumer, self._settings.processor_batch_size, IDLE_BLOCK_MS
-            )
+            return self._read_entries(0 if self._results else IDLE_BLOCK_MS)
         except Unavailable:
             self._read_again()  # the reply may be what was lost, and its entries are ours
             raise
 
+    def _read_entries(self, block_ms: int) -> list[Entry]:
+        return self._queue.read_from_stream(
+            self._events, self._lease.consumer, self._settings.processor_batch_size, block_ms
+        )
+
     def _read_again(self) -> None:
         """Drop what is in hand, and read all that is pending for us once more."""
         self._batch = []
+        self._results = []
         self._waiting = {}
         self._queue.reread_pending(self._events, self._lease.consumer)
 
-    def _process(self, batch: list[Entry]) -> None:
-        """Complete what can be completed; the fills of unknown tokens wait."""
+    def _process(self) -> None:
+        """Look at what was read and write everything that came of it."""
+        self._look_at(self._batch)
+        self._finish(self._results)
+        self._results = []
+
+    def _look_at(self, batch: list[Entry]) -> None:
+        """Results of what can be completed; the fills of unknown tokens wait."""
         results: list[Result] = []
         fills: list[tuple[Entry, OrderFilled, str]] = []
         for entry in batch:
@@ -128,9 +171,10 @@ class TradeProcessor:
                 results.append(result_of(entry, fill, token))
             else:
                 unknown.append(Waiting(entry, fill))
-        self._finish(results)
-        self._counts["records_in"] += len(batch)
         self._wait_for_markets(unknown)
+        self._results += results
+        self._batch = []
+        self._counts["records_in"] += len(batch)
 
     def _known_tokens(self, token_ids: Iterable[str]) -> dict[str, Token]:
         """Those of the tokens that are known; kept for the batch, since its look-ups may push one another out."""
@@ -150,8 +194,9 @@ class TradeProcessor:
     def _waiting_count(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def _is_full(self) -> bool:
-        return self._waiting_count() >= self._settings.processor_waiting_limit
+    def _is_full(self, more: int = 0) -> bool:
+        """Whether no more fills may be read, should `more` have to wait as well."""
+        return self._waiting_count() + more >= self._settings.processor_waiting_limit
 
     def _wait_for_markets(self, items: list[Waiting]) -> None:
         if not items:
@@ -228,7 +273,7 @@ class TradeProcessor:
     def _has_lost_track(self, pending: int) -> bool:
         """Whether Redis has other entries for us than we hold: a reply was lost, or somebody acted under our name."""
         through_backlog = self._queue.has_read_backlog(self._events, self._lease.consumer)
-        return through_backlog and pending != len(self._batch) + self._waiting_count()
+        return through_backlog and pending != len(self._batch) + len(self._results) + self._waiting_count()
 
     def _start_over(self, lost: LeaseLost) -> None:
         """Others may hold our entries by now: drop them, and go on under a new lease."""

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from simulator import chain
 from simulator.app import RPC_RANGE_LIMIT, create_app
+from simulator.standing import MOST_MARKETS
 from simulator.world import Settings, World
 
 _OCCUPIED = 2
@@ -40,7 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
         return _OCCUPIED
     _announce(f"http://{options.host}:{listener.getsockname()[1]}", settings)
     world = World(settings)
-    app = create_app(world, rate_limits=options.rate_limits, rpc_range_limit=options.rpc_range_limit)
+    app = create_app(
+        world,
+        rate_limits=options.rate_limits,
+        rpc_range_limit=options.rpc_range_limit,
+        answer_delay_s=options.answer_delay_s,
+        goldsky_api_key=options.goldsky_api_key,
+    )
     return _serve(app, listener)
 
 
@@ -56,7 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--history-hours", type=float, default=defaults.history_hours)
     parser.add_argument("--history-rate", type=float, default=defaults.history_rate, help="fills a second before birth")
     parser.add_argument("--live-rate", type=float, default=defaults.live_rate, help="fills a second from birth on")
-    parser.add_argument("--markets", type=int, default=defaults.markets, help="standing markets at birth")
+    parser.add_argument(
+        "--markets",
+        type=_market_count,
+        default=defaults.markets,
+        help=f"standing markets, to {MOST_MARKETS:,}",
+    )
+    parser.add_argument(
+        "--open-markets", type=int, default=None, help="so many of them stay open at most; by default three in four"
+    )
     parser.add_argument(
         "--cutover",
         type=parse_cutover,
@@ -67,10 +82,21 @@ def _parser() -> argparse.ArgumentParser:
         "--rpc-range-limit", type=int, default=RPC_RANGE_LIMIT, help="blocks that a request of /polygon may span"
     )
     parser.add_argument(
+        "--answer-delay-s", type=float, default=0.0, help="seconds until each answer, as over a network; they overlap"
+    )
+    parser.add_argument("--goldsky-api-key", help="a bearer token that the subgraphs ask for; by default none")
+    parser.add_argument(
         "--settle", action="store_true", help="only settle the data and print the pipeline's settings for its cut-over"
     )
     parser.add_argument("--rate-limits", action=argparse.BooleanOptionalAction, default=True)
     return parser
+
+
+def _market_count(text: str) -> int:
+    count = int(text)
+    if not 0 <= count <= MOST_MARKETS:
+        raise argparse.ArgumentTypeError(f"expected 0 to {MOST_MARKETS}, got {count}")
+    return count
 
 
 def parse_cutover(text: str) -> int | None:
@@ -95,6 +121,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         history_rate=options.history_rate,
         live_rate=options.live_rate,
         markets=options.markets,
+        open_markets=options.open_markets,
         cutover=birth + options.cutover if is_relative else options.cutover,
     )
 
@@ -152,7 +179,7 @@ def _announce(url: str, settings: Settings) -> None:
         f"Simulated upstream, seed {settings.seed}, born {born:%Y-%m-%dT%H:%M:%SZ}",
         f"  page     {url}/",
         f"  Gamma    {url}/gamma",
-        f"  Goldsky  {url}/goldsky",
+        f"  Goldsky  {url}/goldsky (/goldsky-v2 for the later exchanges)",
         f"  Polygon  {url}/polygon",
         f"  truth    {url}/truth/fills?count=1",
     )

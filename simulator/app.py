@@ -9,18 +9,27 @@ from fastapi.responses import HTMLResponse
 
 from simulator import chain, routes, truth
 from simulator.polygon import PROVIDERS, polygon_router
+from simulator.selection import V1, V2
 from simulator.service import Service, as_json
 from simulator.world import World
 
 RPC_RANGE_LIMIT = 1000  # blocks a request of /polygon
 
 
-def create_app(world: World, *, rate_limits: bool = True, rpc_range_limit: int = RPC_RANGE_LIMIT) -> FastAPI:
+def create_app(
+    world: World,
+    *,
+    rate_limits: bool = True,
+    rpc_range_limit: int = RPC_RANGE_LIMIT,
+    answer_delay_s: float = 0.0,
+    goldsky_api_key: str | None = None,
+) -> FastAPI:
     """An application that serves this world, with its own faults and records."""
-    service = Service(world, rate_limits=rate_limits)
+    service = Service(world, rate_limits=rate_limits, answer_delay_s=answer_delay_s)
     app = FastAPI(title="Simulated upstream of Polymarket's data", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(routes.gamma_router(service))
-    app.include_router(routes.goldsky_router(service))
+    for edition in (V1, V2):
+        app.include_router(routes.goldsky_router(service, goldsky_api_key, edition))
     app.include_router(polygon_router(service, rpc_range_limit))
     app.include_router(truth.router(service))
     _add_controls(app, service)
@@ -84,6 +93,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
             "cutover_timestamp": None if world.cutover_block is None else chain.time_of(world.cutover_block),
             "frozen_at": world.frozen_at,
             "last_block": world.last_block(),
+            "requests": service.requests,
         }
 
     @app.get("/")
@@ -99,7 +109,7 @@ async def _figures(service: Service) -> dict[str, str]:
         "Fills since": _time(world.settings.history_start),
         "Fills": f"{await truth.count_fills(world):,}",
         "Fills served": f"{served.count_fills():,}",
-        "Markets listed": f"{len(world.listed_markets()):,}",
+        "Markets listed": f"{sum(1 for _ in world.listed_places()):,}",
         "Markets served": f"{len(served.markets):,}",
         "Requests": ", ".join(f"{target} {count:,}" for target, count in service.requests.items()),
         "Frozen": frozen,
@@ -126,7 +136,7 @@ Nothing here is real trading.</p>
 <ul><li><a href="/gamma/markets?limit=3">/gamma/markets</a>,
 <a href="/gamma/markets/keyset?limit=3">/gamma/markets/keyset</a>,
 <a href="/gamma/events?limit=1">/gamma/events</a>, <a href="/gamma/tags">/gamma/tags</a></li>
-<li>/goldsky (POST GraphQL)</li>
+<li>/goldsky, /goldsky-v2 (POST GraphQL)</li>
 <li>/polygon, /polygon/{escape("|".join(filter(None, PROVIDERS)))} (POST JSON-RPC)</li>
 <li><a href="/truth/fills?count=1">/truth/fills</a>, <a href="/truth/served/fills?count=1">/truth/served/fills</a>,
 <a href="/truth/markets?count=1">/truth/markets</a>, <a href="/truth/tokens?count=1">/truth/tokens</a>,

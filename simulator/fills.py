@@ -7,8 +7,9 @@ from random import Random
 from typing import NamedTuple
 
 from simulator import chain
+from simulator.catalogue import Catalogue
 from simulator.chance import generator, hex_digest, mix
-from simulator.markets import Catalogue, Market, on_tick, outcome_price, price_of
+from simulator.markets import Market, on_tick, outcome_price, price_of
 
 WALLETS = 6_000
 _SERIES_SHARE = 0.55
@@ -88,7 +89,7 @@ class FillMaker:
         self._catalogue = catalogue
         self._rates = rates
         self._cutover = None if cutover is None else chain.first_block_at(cutover)
-        self._fillable = [market for market in catalogue.standing if market.weight > 0]
+        self._fillable = catalogue.fillable(rates.birth)
         self._weights = list(accumulate(market.weight for market in self._fillable))
         self._wallets = [hex_digest(seed, "wallet", number, size=20) for number in range(WALLETS)]
 

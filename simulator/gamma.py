@@ -3,8 +3,8 @@
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterable
-from itertools import groupby
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 from starlette.datastructures import QueryParams
@@ -13,8 +13,8 @@ from simulator import wording
 from simulator.chance import mix
 from simulator.faults import FaultBook
 from simulator.limits import Limiter
-from simulator.listing import Listing, iso, tag
-from simulator.markets import Market
+from simulator.listing import Listing, tag
+from simulator.subjects import Events, Markets, Subject, Subjects
 from simulator.world import World
 
 LIMITS = {"all": 4000, "lists": 900, "markets": 300, "events": 500, "tags": 200}
@@ -41,13 +41,6 @@ class Answer(NamedTuple):
     market_ids: list[str]  # the listed markets that the body shows
 
 
-class Subject(NamedTuple):
-    """What one list item is made of: a market, or an event with its markets."""
-
-    id: str
-    markets: tuple[Market, ...]
-
-
 class Gamma:
     def __init__(self, world: World, faults: FaultBook) -> None:
         self._world = world
@@ -59,50 +52,60 @@ class Gamma:
         offset, limit = _whole(params, "offset", 0), _limit(params)
         if offset > _MOST_OFFSET:
             raise Refusal(422, f"offset too large, use /{noun}/keyset for deeper pagination")
-        subjects = self._ordered(noun, self._matching(noun, params), params)
-        return self._answer(noun, subjects[offset : offset + limit], params)
+        subjects = self._ordered(noun, self._subjects(noun, params), params)
+        return self._answer(noun, list(islice(subjects, offset, offset + limit)), params)
 
     def keyset(self, noun: str, params: QueryParams) -> Answer:
         """A keyset page by ascending id. Only `after_cursor` moves on; the end is the answer without `next_cursor`."""
         if "offset" in params:
             raise Refusal(422, "offset is not supported, use after_cursor")
         limit, after = _limit(params), _cursor(params)
-        subjects = self._matching(noun, params)
-        start = next((place for place, subject in enumerate(subjects) if int(subject.id) > after), len(subjects))
-        # Items move between pages on the live API; now and then a page begins with the last item of the one before.
-        repeats = start > 0 and after > 0 and limit > 1 and mix(self._world.settings.seed, after) % 4 == 0
-        chosen = subjects[start - repeats : start - repeats + limit]
+        subjects = self._subjects(noun, params)
+        start = subjects.after(after)
+        before = self._repeated(subjects, start, after) if limit > 1 else []
+        following = list(islice(subjects.among(range(start, len(subjects))), limit - len(before) + 1))
+        chosen = [*before, *following][:limit]
         answer = self._answer(noun, chosen, params)
         body: Item = {noun: answer.body}
-        if chosen and chosen[-1].id != subjects[-1].id:
+        if len(before) + len(following) > limit:
             body["next_cursor"] = _encoded(chosen[-1].id)
         return Answer(body, answer.market_ids)
 
+    def _repeated(self, subjects: Subjects, start: int, after: int) -> list[Subject]:
+        """Items move between pages on the live API; now and then a page begins with the last item of the one before."""
+        if after == 0 or mix(self._world.settings.seed, after) % 4:
+            return []
+        return list(islice(subjects.among(range(start - 1, -1, -1)), 1))
+
     def single(self, identity: str) -> Answer:
         """One market by id, open or closed."""
-        now = self._world.now()
-        market = next((market for market in self._world.listed_markets() if market.id == identity), None)
-        if market is None:
+        world, now = self._world, self._world.now()
+        world.catalogue.grow(now)
+        place = world.catalogue.place_of_id(identity)
+        if place is None or not world.catalogue.is_listed(place, now, world.fills_now()):
             raise Refusal(404, "id not found")
-        return Answer(self._listing.market(market, now), [market.id])
+        return Answer(self._listing.market(world.catalogue[place], now), [identity])
 
     def tags(self, params: QueryParams) -> Answer:
         offset, limit = _whole(params, "offset", 0), _limit(params)
         return Answer([tag(place) for place in range(len(wording.TAGS))][offset : offset + limit], [])
 
-    def _matching(self, noun: str, params: QueryParams) -> list[Subject]:
-        """The subjects that pass the filters, by ascending id."""
-        listed = self._world.listed_markets()
-        return _markets(listed, self._world, params) if noun == "markets" else _events(listed, self._world, params)
+    def _subjects(self, noun: str, params: QueryParams) -> Subjects:
+        for name, most in _MOST_VALUES.items():
+            if len(params.getlist(name)) > most:
+                raise Refusal(422, f"{name}: at most {most} values")
+        closed = _truth(params, "closed", default=False)
+        return (Markets if noun == "markets" else Events)(self._world, params, closed=closed)
 
-    def _ordered(self, noun: str, subjects: list[Subject], params: QueryParams) -> list[Subject]:
+    def _ordered(self, noun: str, subjects: Subjects, params: QueryParams) -> Iterator[Subject]:
         order = params.get("order", "id")
         if order not in _ORDERS:
             raise Refusal(422, "order fields are not valid")
         ascending = _truth(params, "ascending", default=True)
+        places = subjects.candidates()
         if order == "id":
-            return subjects if ascending else subjects[::-1]
-        return sorted(subjects, key=self._sort_key(noun, order), reverse=not ascending)
+            return subjects.among(places if ascending else reversed(places))
+        return iter(sorted(subjects.among(places), key=self._sort_key(noun, order), reverse=not ascending))
 
     def _sort_key(self, noun: str, order: str) -> Callable[[Subject], tuple[Any, int]]:
         now = self._world.now()
@@ -128,65 +131,6 @@ class Gamma:
         if noun == "markets":
             return self._listing.market(subject.markets[0], now, with_tags=with_tags)
         return self._listing.event(subject.markets[0].event, list(subject.markets), now)
-
-
-def _markets(listed: Iterable[Market], world: World, params: QueryParams) -> list[Subject]:
-    passes = _market_filter(world, params)
-    return [Subject(market.id, (market,)) for market in listed if passes(market)]
-
-
-def _events(listed: Iterable[Market], world: World, params: QueryParams) -> list[Subject]:
-    """Events of the listed markets; an event is closed once all its markets are."""
-    closed, now = _truth(params, "closed", default=False), world.now()
-    ids, slugs, tag_id = set(params.getlist("id")), set(params.getlist("slug")), params.get("tag_id")
-    by_event = sorted(listed, key=lambda market: int(market.event.id))
-    subjects = (Subject(key, tuple(group)) for key, group in groupby(by_event, lambda market: market.event.id))
-    return [
-        subject
-        for subject in subjects
-        if all(market.is_closed(now) for market in subject.markets) == closed
-        and (not ids or subject.id in ids)
-        and (not slugs or subject.markets[0].event.slug in slugs)
-        and (tag_id is None or _has_tag(subject.markets[0], tag_id))
-    ]
-
-
-def _has_tag(market: Market, tag_id: str) -> bool:
-    return any(wording.TAGS[place][0] == tag_id for place in market.event.tags)
-
-
-def _market_filter(world: World, params: QueryParams) -> Callable[[Market], bool]:
-    """All filters at once; what Gamma does not know it ignores."""
-    for name, most in _MOST_VALUES.items():
-        if len(params.getlist(name)) > most:
-            raise Refusal(422, f"{name}: at most {most} values")
-    now, closed = world.now(), _truth(params, "closed", default=False)
-    tests: list[Callable[[Market], bool]] = [lambda market: market.is_closed(now) == closed]
-    tests += [_among(set(params.getlist(name)), value) for name, value in _VALUES.items() if params.getlist(name)]
-    tests += [_bounded(name, bound) for name in _BOUNDS if (bound := params.get(name))]
-    if (tag_id := params.get("tag_id")) is not None:
-        tests.append(lambda market: _has_tag(market, tag_id))
-    return lambda market: all(test(market) for test in tests)
-
-
-_VALUES: dict[str, Callable[[Market], Iterable[str]]] = {
-    "id": lambda market: (market.id,),
-    "slug": lambda market: (market.slug,),
-    "condition_ids": lambda market: (market.condition_id,),
-    "clob_token_ids": lambda market: market.tokens,
-}
-_BOUNDS = ("start_date_min", "start_date_max")
-
-
-def _among(wanted: set[str], values: Callable[[Market], Iterable[str]]) -> Callable[[Market], bool]:
-    return lambda market: not wanted.isdisjoint(values(market))
-
-
-def _bounded(name: str, bound: str) -> Callable[[Market], bool]:
-    """A bound on the start date, compared as the ISO text that it is."""
-    if name.endswith("_min"):
-        return lambda market: iso(market.created_at + 3600) >= bound
-    return lambda market: iso(market.created_at + 3600) <= bound
 
 
 def _whole(params: QueryParams, name: str, default: int) -> int:

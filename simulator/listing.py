@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from simulator import wording
@@ -9,16 +10,29 @@ from simulator.chance import hex_digest, mix, unit
 from simulator.markets import Event, Market, outcome_price, price_of
 
 _BASE_UNITS = 1_000_000
+_DAY_S = 86_400
 _LONG_PRICES = ("0.9993191802510073485445526019164008", "0.0006808197489926514554473980835992")
 
 
 def iso(time_s: float, fraction: str = "") -> str:
-    return datetime.fromtimestamp(int(time_s), UTC).strftime(f"%Y-%m-%dT%H:%M:%S{fraction}Z")
+    day, second = divmod(int(time_s), _DAY_S)
+    return f"{_day(day)}T{_time_of_day(second)}{fraction}Z"
 
 
 def spaced(time_s: float, fraction: str = "") -> str:
     """The style of closedTime and gameStartTime."""
-    return datetime.fromtimestamp(int(time_s), UTC).strftime(f"%Y-%m-%d %H:%M:%S{fraction}+00")
+    day, second = divmod(int(time_s), _DAY_S)
+    return f"{_day(day)} {_time_of_day(second)}{fraction}+00"
+
+
+# strftime takes longer than all the rest of a page with its thousand times.
+@lru_cache(maxsize=4096)
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(number * _DAY_S, UTC).strftime("%Y-%m-%d")
+
+
+def _time_of_day(second: int) -> str:
+    return f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}"
 
 
 def fraction_of(*parts: int) -> str:
@@ -53,82 +67,80 @@ class Listing:
     ) -> dict[str, Any]:
         """A market as an item of a list."""
         changed_at = self.last_change(market, now)
-        volume = self.volume(market, changed_at)
-        first_price = price_of(market, self._seed, changed_at)
-        is_closed = market.is_closed(now)
-        liquidity = 0 if is_closed else int(unit(self._seed, market.number, changed_at) * 50_000 * _BASE_UNITS)
-        item: dict[str, Any] = {
-            "id": market.id,
-            "question": market.question,
-            "conditionId": market.condition_id,
-            "slug": market.slug,
-            "resolutionSource": "",
-            "endDate": iso(self._end(market)),
-            "startDate": iso(market.created_at + 3600, fraction_of(self._seed, market.number, 1)),
-            "image": f"https://example.org/images/{market.slug}.png",
-            "icon": f"https://example.org/icons/{market.slug}.png",
-            "description": f'This market will resolve to "{market.outcomes[0]}" if the title comes true.\n\nElse: no.',
-            "outcomes": json.dumps(market.outcomes, ensure_ascii=False),
-            "outcomePrices": json.dumps(self._prices(market, first_price, now)),
-            "liquidity": _decimal(liquidity),
-            "volume": _decimal(volume),
-            "active": True,
-            "closed": is_closed,
-            "marketMakerAddress": "",
-            "createdAt": iso(market.created_at, fraction_of(self._seed, market.number, 2)),
-            "updatedAt": iso(changed_at, fraction_of(self._seed, market.number, changed_at)),
-            "new": False,
-            "featured": False,
-            "archived": False,
-            "restricted": True,
-            "groupItemTitle": market.question[:24],
-            "groupItemThreshold": str(market.number % 5),
-            "questionID": hex_digest(self._seed, "question", market.id),
-            "enableOrderBook": True,
-            "orderPriceMinTickSize": market.tick / 1000,
-            "orderMinSize": 5,
-            "volumeNum": _number(volume),
-            "liquidityNum": _number(liquidity),
-            "endDateIso": iso(self._end(market))[:10],
-            "startDateIso": iso(market.created_at)[:10],
-            "hasReviewedDates": True,
-            "volume24hr": _number(min(volume, self._flow_of_a_day(market, volume))),
-            "clobTokenIds": json.dumps(market.tokens),
-            "umaBond": "500",
-            "umaReward": "5",
-            "volumeClob": _number(volume),
-            "liquidityClob": _number(liquidity),
-            "acceptingOrders": not is_closed,
-            "negRisk": market.event.neg_risk,
-            "ready": False,
-            "funded": False,
-            "cyom": False,
-            "competitive": 0,
-            "approved": True,
-            "rewardsMinSize": 20,
-            "rewardsMaxSpread": 3.5,
-            "spread": 2 * market.tick / 1000,
-            "lastTradePrice": first_price / 1000,
-            "bestBid": (first_price - market.tick) / 1000,
-            "bestAsk": (first_price + market.tick) / 1000,
-            "automaticallyActive": True,
-            "clearBookOnStart": True,
-            "manualActivation": False,
-            "negRiskOther": False,
-            "umaResolutionStatuses": '["proposed"]' if is_closed else "[]",
-            "pendingDeployment": False,
-            "deploying": False,
+        item = {
+            **self._head(market),
+            **self._state(market, changed_at, now),
+            **self._figures(market, changed_at, now),
+            **_CONSTANTS,
         }
         if market.event.neg_risk:
             item["negRiskMarketID"] = hex_digest(self._seed, "neg-risk", market.event.id)
-        if is_closed and market.closes_at is not None:
-            item["closedTime"] = spaced(market.closes_at)
         if with_events:
             item["events"] = [self._event_head(market.event, now)]
         if with_tags:
             item["tags"] = self.tags(market.event)
-        _make_odd(item, market)
+        if market.oddity:
+            _make_odd(item, market)
         return item
+
+    def _head(self, market: Market) -> dict[str, Any]:
+        """What never changes."""
+        end = iso(self._end(market))
+        return {
+            "id": market.id,
+            "question": market.question,
+            "conditionId": market.condition_id,
+            "slug": market.slug,
+            "endDate": end,
+            "startDate": iso(market.created_at + 3600, fraction_of(self._seed, market.number, 1)),
+            "image": f"https://example.org/images/{market.slug}.png",
+            "icon": f"https://example.org/icons/{market.slug}.png",
+            "description": f'This market will resolve to "{market.outcomes[0]}" if the title comes true.\n\nElse: no.',
+            "outcomes": _listed(market.outcomes),
+            "createdAt": iso(market.created_at, fraction_of(self._seed, market.number, 2)),
+            "groupItemTitle": market.question[:24],
+            "groupItemThreshold": str(market.number % 5),
+            "questionID": hex_digest(self._seed, "question", market.id),
+            "orderPriceMinTickSize": market.tick / 1000,
+            "endDateIso": end[:10],
+            "startDateIso": iso(market.created_at)[:10],
+            "clobTokenIds": json.dumps(market.tokens),
+            "negRisk": market.event.neg_risk,
+            "spread": 2 * market.tick / 1000,
+        }
+
+    def _state(self, market: Market, changed_at: int, now: float) -> dict[str, Any]:
+        """Whether it is open, and its prices."""
+        first_price = price_of(market, self._seed, changed_at)
+        is_closed = market.is_closed(now)
+        state = {
+            "outcomePrices": json.dumps(self._prices(market, first_price, now)),
+            "closed": is_closed,
+            "updatedAt": iso(changed_at, fraction_of(self._seed, market.number, changed_at)),
+            "acceptingOrders": not is_closed,
+            "lastTradePrice": first_price / 1000,
+            "bestBid": (first_price - market.tick) / 1000,
+            "bestAsk": (first_price + market.tick) / 1000,
+            "umaResolutionStatuses": '["proposed"]' if is_closed else "[]",
+        }
+        if is_closed and market.closes_at is not None:
+            state["closedTime"] = spaced(market.closes_at)
+        return state
+
+    def _figures(self, market: Market, changed_at: int, now: float) -> dict[str, Any]:
+        """Volume and liquidity, each as a text and as a number."""
+        volume = self.volume(market, changed_at)
+        is_closed = market.is_closed(now)
+        liquidity = 0 if is_closed else int(unit(self._seed, market.number, changed_at) * 50_000 * _BASE_UNITS)
+        return {
+            "liquidity": _decimal(liquidity),
+            "volume": _decimal(volume),
+            "volumeNum": _number(volume),
+            "liquidityNum": _number(liquidity),
+            "volume24hr": _number(min(volume, self._flow_of_a_day(market, volume))),
+            "volumeClob": _number(volume),
+            "liquidityClob": _number(liquidity),
+        }
 
     def _end(self, market: Market) -> int:
         if market.is_series:
@@ -190,6 +202,41 @@ class Listing:
 
     def tags(self, event: Event) -> list[dict[str, Any]]:
         return [tag(place) for place in event.tags]
+
+
+# What the live API shows beside the rest, the same for all markets here.
+_CONSTANTS: dict[str, Any] = {
+    "resolutionSource": "",
+    "active": True,
+    "marketMakerAddress": "",
+    "new": False,
+    "featured": False,
+    "archived": False,
+    "restricted": True,
+    "enableOrderBook": True,
+    "orderMinSize": 5,
+    "hasReviewedDates": True,
+    "umaBond": "500",
+    "umaReward": "5",
+    "ready": False,
+    "funded": False,
+    "cyom": False,
+    "competitive": 0,
+    "approved": True,
+    "rewardsMinSize": 20,
+    "rewardsMaxSpread": 3.5,
+    "automaticallyActive": True,
+    "clearBookOnStart": True,
+    "manualActivation": False,
+    "negRiskOther": False,
+    "pendingDeployment": False,
+    "deploying": False,
+}
+
+
+@lru_cache(maxsize=64)
+def _listed(outcomes: tuple[str, ...]) -> str:
+    return json.dumps(outcomes, ensure_ascii=False)
 
 
 def tag(place: int) -> dict[str, Any]:

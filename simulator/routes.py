@@ -1,4 +1,4 @@
-"""The upstream endpoints: Gamma's REST lists and Goldsky's GraphQL."""
+"""The upstream endpoints: Gamma's REST lists and the subgraphs' GraphQL."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from simulator import selection, subgraph
 from simulator.fills import Fill
 from simulator.gamma import Answer, Refusal, windows_of
+from simulator.selection import Edition
 from simulator.service import Prepared, Service, as_json
 
 _MOST_URL_BYTES = 8192
@@ -66,24 +67,27 @@ def _gamma_response(service: Service, path: str, make: Callable[[], Answer], hea
     return Prepared(as_json(answer.body, headers=headers), partial(service.served.markets.update, shown))
 
 
-def goldsky_router(service: Service) -> APIRouter:
-    router = APIRouter(prefix="/goldsky")
+def goldsky_router(service: Service, api_key: str | None, edition: Edition = selection.V1) -> APIRouter:
+    """A subgraph; with a key, only for who brings it as a bearer token."""
+    router = APIRouter(prefix="/goldsky" if edition is selection.V1 else f"/goldsky-{edition.name}")
 
     @router.post("")
     @router.post("/{path:path}")
     async def graphql(request: Request) -> Response:
+        if api_key is not None and request.headers.get("authorization") != f"Bearer {api_key}":
+            return as_json({"errors": [{"message": "missing or wrong key"}]}, 401)
         raw = await request.body()
-        return await service.respond("goldsky", ("all",), lambda: _goldsky_response(service, raw))
+        return await service.respond("goldsky", ("all",), lambda: _goldsky_response(service, edition, raw))
 
     return router
 
 
-def _goldsky_response(service: Service, raw: bytes) -> Prepared:
+def _goldsky_response(service: Service, edition: Edition, raw: bytes) -> Prepared:
     try:
         asked = msgspec.json.decode(raw, type=GraphqlBody)
     except msgspec.MsgspecError as error:
         return Prepared(as_json({"errors": [{"message": f"invalid request: {error}"}]}, 400))
-    request = selection.Request(service.world, service.faults.late(service.world.now()))
+    request = selection.Request(service.world, service.faults.late(service.world.now()), edition=edition)
     body = subgraph.answer(request, asked.query, asked.variables or {}, asked.operationName)
     shown: list[Fill] = []
     for key, fills in request.selected.items() if "data" in body else ():

@@ -48,9 +48,10 @@ class Prepared(NamedTuple):
 
 
 class Service:
-    def __init__(self, world: World, *, rate_limits: bool) -> None:
+    def __init__(self, world: World, *, rate_limits: bool, answer_delay_s: float = 0.0) -> None:
         self.world = world
         self.rate_limits = rate_limits
+        self.answer_delay_s = answer_delay_s  # of every answer, as over a network: requests overlap
         self.faults = FaultBook(world.settings.seed)
         self.served = Served()
         self.gamma = Gamma(world, self.faults)
@@ -64,6 +65,7 @@ class Service:
     async def respond(self, target: str, windows: tuple[str, ...], make: Callable[[], Prepared]) -> Response:
         """The answer that `make` gives, unless a rate limit or an ordered fault is in its way."""
         self.requests[target] += 1
+        await asyncio.sleep(self.answer_delay_s)
         if refusal := self._over_limit(target, windows):
             return refusal
         fault = self.faults.take(target, ANSWER_KINDS, self.world.now())

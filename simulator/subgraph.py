@@ -1,6 +1,7 @@
-"""The orderbook subgraph: its schema, and the answer to a query."""
+"""An order book subgraph of either edition: its schema, and the answer to a query."""
 
 from collections.abc import Callable, Collection
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -21,20 +22,21 @@ from graphql import (
 
 from simulator import selection
 from simulator.fills import Fill
-from simulator.selection import Request, find, meta, select
+from simulator.selection import V1, Edition, Getter, Request, find, meta, select
 
 
-def _schema_text() -> str:
+def _schema_text(edition: Edition) -> str:
     filters = [
         f"{name}{'_' if how else ''}{how}: {f'[{kind}!]' if how.endswith('in') else kind}"
-        for name, (kind, _) in selection.FIELDS.items()
+        for name, (kind, _) in edition.fields.items()
         for how in selection.COMPARISONS
     ]
     return f"""
     scalar BigInt
+    scalar BigDecimal
     scalar Bytes
-    type OrderFilledEvent {{ {" ".join(f"{name}: {kind}!" for name, (kind, _) in selection.FIELDS.items())} }}
-    enum OrderFilledEvent_orderBy {{ {" ".join(selection.FIELDS)} }}
+    type OrderFilledEvent {{ {" ".join(f"{name}: {kind}!" for name, (kind, _) in edition.fields.items())} }}
+    enum OrderFilledEvent_orderBy {{ {" ".join(edition.fields)} }}
     enum OrderDirection {{ asc desc }}
     input OrderFilledEvent_filter {{
       {" ".join(filters)}
@@ -63,6 +65,13 @@ def _parse_big(value: object) -> int:
         raise GraphQLError(f"expected a BigInt, got {value!r}") from None
 
 
+def _parse_decimal(value: object) -> Decimal:
+    try:
+        return Decimal(str(value))
+    except InvalidOperation:
+        raise GraphQLError(f"expected a BigDecimal, got {value!r}") from None
+
+
 def _parse_bytes(value: object) -> str:
     if not isinstance(value, str):
         raise GraphQLError(f"expected Bytes, got {value!r}")
@@ -80,30 +89,31 @@ def _resolve_event(request: Request, info: GraphQLResolveInfo[Any], *, id: str) 
     return fill
 
 
-def _build() -> GraphQLSchema:
-    schema = build_schema(_schema_text())
+def _build(edition: Edition) -> GraphQLSchema:
+    schema = build_schema(_schema_text(edition))
     big = cast("GraphQLScalarType", schema.type_map["BigInt"])
     big.coerce_output_value, big.coerce_input_value = str, _parse_big
+    decimal = cast("GraphQLScalarType", schema.type_map["BigDecimal"])
+    decimal.coerce_output_value, decimal.coerce_input_value = str, _parse_decimal
     cast("GraphQLScalarType", schema.type_map["Bytes"]).coerce_input_value = _parse_bytes
     query = schema.query_type
     assert query is not None
     query.fields["orderFilledEvents"].resolve = _resolve_events
     query.fields["orderFilledEvent"].resolve = _resolve_event
-    query.fields["_meta"].resolve = lambda request, _info: meta(request.world)
+    query.fields["_meta"].resolve = lambda request, _info: meta(request.world, request.edition)
     events = cast("Any", schema.type_map["OrderFilledEvent"])
     for name, event_field in events.fields.items():
-        event_field.resolve = _reader(name)
+        event_field.resolve = _reader(edition.getter(name))
     return schema
 
 
-def _reader(name: str) -> Callable[..., Any]:
-    get = selection.GETTERS[name]
+def _reader(get: Getter) -> Callable[..., Any]:
     return lambda fill, _info: get(fill)
 
 
-@lru_cache(maxsize=1)
-def schema() -> GraphQLSchema:
-    return _build()
+@lru_cache(maxsize=2)
+def schema(edition: Edition = V1) -> GraphQLSchema:
+    return _build(edition)
 
 
 class Plain(NamedTuple):
@@ -122,13 +132,13 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def plan(query: str) -> Plan:
+def plan(query: str, edition: Edition = V1) -> Plan:
     """A query, parsed and validated once."""
     try:
         document = parse(query)
     except GraphQLError as error:
         return Plan(None, [error], None, None)
-    errors = validate(schema(), document)
+    errors = validate(schema(edition), document)
     operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
     operation = operations[0] if len(document.definitions) == 1 and operations else None
     return Plan(document, errors, operation, _plain(operation) if operation and not errors else None)
@@ -159,7 +169,7 @@ def _key(node: FieldNode) -> str:
 
 def answer(request: Request, query: str, variables: dict[str, Any], operation: str | None = None) -> dict[str, Any]:
     """The body of the answer: {"data": …} or {"errors": […]}; never both, like the source."""
-    planned = plan(query)
+    planned = plan(query, request.edition)
     if planned.errors:
         return _failed(planned.errors)
     if planned.plain is None or planned.operation is None:
@@ -169,11 +179,15 @@ def answer(request: Request, query: str, variables: dict[str, Any], operation: s
 
 def execute(request: Request, query: str, variables: dict[str, Any], operation: str | None = None) -> dict[str, Any]:
     """The same through the GraphQL executor, which knows every query but takes nine times as long for a large page."""
-    planned = plan(query)
+    planned = plan(query, request.edition)
     if planned.errors:
         return _failed(planned.errors)
     result = execute_sync(
-        schema(), planned.document, root_value=request, variable_values=variables, operation_name=operation
+        schema(request.edition),
+        planned.document,
+        root_value=request,
+        variable_values=variables,
+        operation_name=operation,
     )
     return _failed(result.errors) if result.errors else {"data": result.data}
 
@@ -181,17 +195,18 @@ def execute(request: Request, query: str, variables: dict[str, Any], operation: 
 def _short_cut(
     request: Request, operation: OperationDefinitionNode, plain: Plain, variables: dict[str, Any]
 ) -> dict[str, Any]:
-    values = get_variable_values(schema(), operation.variable_definitions or (), variables)
+    graph = schema(request.edition)
+    values = get_variable_values(graph, operation.variable_definitions or (), variables)
     if isinstance(values, list):
         return _failed(values)
-    query_type = schema().query_type
+    query_type = graph.query_type
     assert query_type is not None
     try:
         arguments = get_argument_values(query_type.fields["orderFilledEvents"], plain.node, values)
         fills = request.selected[plain.key] = select(request, arguments)
     except GraphQLError as error:
         return _failed([error])
-    columns = [(key, selection.GETTERS[name]) for key, name in plain.columns]
+    columns = [(key, request.edition.getter(name)) for key, name in plain.columns]
     return {"data": {plain.key: [{key: str(get(fill)) for key, get in columns} for fill in fills]}}
 
 

@@ -1,18 +1,21 @@
 """The truth: everything that exists and everything that was served, for tests that compare to the last row."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import StreamingResponse
 
 from simulator.fills import Fill
-from simulator.markets import Market
+from simulator.markets import Market, is_listed
 from simulator.service import Service, as_json
 from simulator.world import World
 
 _BLOCKS_A_TURN = 20  # other requests get their turn in between
+_MARKETS_A_TURN = 200
 
 
 async def count_fills(world: World, since: float | None = None, until: float | None = None) -> int:
@@ -87,7 +90,7 @@ def _add_markets(routes: APIRouter, service: Service) -> None:
 
     @routes.get("/markets")
     async def markets(*, count: bool = False) -> Response:
-        return _ids((market.id for market in world.listed_markets()), count=count)
+        return _ids((str(world.catalogue.id_of(place)) for place in world.listed_places()), count=count)
 
     @routes.get("/served/markets")
     async def served_markets(*, count: bool = False) -> Response:
@@ -96,17 +99,31 @@ def _add_markets(routes: APIRouter, service: Service) -> None:
     @routes.get("/tokens")
     async def tokens(*, count: bool = False) -> Response:
         """Every token that is listed or already filled → its market and outcome."""
-        known = token_table(world)
-        return _number(len(known)) if count else as_json(known)
+        if count:
+            return _number(sum(len(market.tokens) for market in world.catalogue.known(world.fills_now())))
+        return StreamingResponse(_token_table(world), media_type="application/json")
 
 
-def token_table(world: World) -> dict[str, dict[str, Any]]:
-    listed = {market.id for market in world.listed_markets()}
-    return {
-        token: _outcome(market, outcome) | {"listed": market.id in listed, "listed_at": market.listed_at}
-        for market in world.catalogue.known(world.fills_now())
-        for outcome, token in enumerate(market.tokens)
-    }
+async def _token_table(world: World) -> AsyncIterator[bytes]:
+    now, fills_now = world.now(), world.fills_now()
+    begun = False
+    for markets in _chunks(world.catalogue.known(fills_now), _MARKETS_A_TURN):
+        rows = {
+            token: _outcome(market, outcome)
+            | {"listed": is_listed(market, now, fills_now), "listed_at": market.listed_at}
+            for market in markets
+            for outcome, token in enumerate(market.tokens)
+        }
+        text = msgspec.json.encode(rows)[1:-1]
+        yield (b"," if begun and text else b"" if begun else b"{") + text
+        begun = begun or bool(text)
+        await asyncio.sleep(0)
+    yield b"}" if begun else b"{}"
+
+
+def _chunks(markets: Iterator[Market], size: int) -> Iterator[list[Market]]:
+    while chunk := list(islice(markets, size)):
+        yield chunk
 
 
 def _outcome(market: Market, outcome: int) -> dict[str, Any]:

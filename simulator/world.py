@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from simulator import chain
+from simulator.catalogue import Catalogue
 from simulator.fills import Block, Fill, FillMaker, Rates
-from simulator.markets import Catalogue, Market
+from simulator.markets import Market
+from simulator.standing import Life
 
 _CACHED_FILLS = 40_000
 
@@ -23,6 +25,11 @@ class Settings:
     live_rate: float = 40.0
     markets: int = 400
     cutover: int | None = None
+    open_markets: int | None = None  # standing markets that stay open at most; None: three in four
+
+    @property
+    def life(self) -> Life:
+        return Life(self.seed, self.markets, self.history_start, self.birth, self.open_markets)
 
     @property
     def history_start(self) -> int:
@@ -34,7 +41,7 @@ class World:
         self.settings = settings
         self._clock = clock
         self._frozen_at: float | None = None
-        self.catalogue = Catalogue(settings.seed, settings.markets, settings.history_start, settings.birth)
+        self.catalogue = Catalogue(settings.life)
         rates = Rates(settings.birth, settings.history_rate, settings.live_rate)
         self._maker = FillMaker(settings.seed, self.catalogue, rates, settings.cutover)
         self._blocks: OrderedDict[int, Block] = OrderedDict()
@@ -108,6 +115,10 @@ class World:
         return next((fill for fill in self.block(number).fills if fill.id == fill_id), None)
 
     def listed_markets(self) -> list[Market]:
+        return [self.catalogue[place] for place in self.listed_places()]
+
+    def listed_places(self) -> Iterator[int]:
+        """Places of the markets that Gamma shows."""
         return self.catalogue.listed(self.now(), self.fills_now())
 
     def fills(self) -> Iterator[Fill]:

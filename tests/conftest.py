@@ -3,8 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import ClickHouseServer, RedisServer
+
+# The same examples in every run, and no failure because a machine is busy. For new ones: --hypothesis-profile=default
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,9 @@ class Inline(ThreadPoolExecutor):
 
 def sabotaged_processor(pipeline: Pipeline, saboteur: Saboteur) -> TradeProcessor:
     queue, clickhouse = _sabotaged(pipeline, saboteur)
-    return TradeProcessor(context_of(pipeline.settings, queue), clickhouse)
+    processor = TradeProcessor(context_of(pipeline.settings, queue), clickhouse)
+    processor._beside = Inline(1)
+    return processor
 
 
 def sabotaged_writer(pipeline: Pipeline, saboteur: Saboteur) -> ClickHouseWriter:

@@ -1,6 +1,7 @@
 """Real servers for tests: the embedded ones, each on a free port and a directory of its own."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -17,14 +18,28 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 30.0
+FIRST_PORT, PORTS_A_WORKER, WORKERS = 12_000, 2_500, 8
+_given: set[int] = set()
 _CREDENTIALS = ("REDIS_PASSWORD", "CLICKHOUSE_USER", "CLICKHOUSE_PASSWORD")
 
 
 def free_port() -> int:
-    """Return a port that nobody used a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """Return a port that nobody used a moment ago: below those of outgoing connections, apart from other workers'."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = FIRST_PORT + PORTS_A_WORKER * (worker % WORKERS)
+    while True:
+        port = random.randrange(first, first + PORTS_A_WORKER)
+        if port not in _given and _is_free(port):
+            _given.add(port)
+            return port
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:

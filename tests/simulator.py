@@ -59,6 +59,11 @@ class SimulatorServer:
         return f"{self.url}/goldsky"
 
     @property
+    def goldsky_v2_url(self) -> str:
+        """Of the subgraph that has the later exchanges' fills, in their own shape."""
+        return f"{self.url}/goldsky-v2"
+
+    @property
     def polygon_url(self) -> str:
         """Of the chain's JSON-RPC; a provider with habits of its own lies below it, e.g. /cap10."""
         return f"{self.url}/polygon"

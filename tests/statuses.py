@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from common.redis_queue import DeadLetter, GroupInfo, StreamInfo
 from monitoring.reading import Reading, absent, known, unknown
+from monitoring.sources import read_sources
 from monitoring.stages import COMPONENTS, read_stage
 from monitoring.status import Latency, Status
 from monitoring.streams import as_dead_letters, as_stream
@@ -42,15 +43,18 @@ def beat(component: str, **fields: str) -> dict[str, str]:
 REPORTS: Mapping[str, Mapping[str, str]] = {
     "polymarket_ingester": {
         "records_in": "46531", "records_out": "46498", "dead_letters": "2", "source": "gamma-api.polymarket.com",
-        "source_state": "live", "newest_event_at": f"{NOW - 40}", "detail": "open markets, page 12",
+        "source_state": "live", "newest_event_at": f"{NOW - 40}", "head_at": f"{NOW - 1}", "lag_s": "1.2",
+        "source_since": f"{NOW - 7300}", "source_reason": "", "detail": "open markets, page 12",
     },
     "goldsky_ingester": {
         "records_in": "1204211", "records_out": "1204000", "dead_letters": "1", "source": "api.goldsky.com",
-        "source_state": "live", "newest_event_at": f"{NOW - 3}",
+        "source_state": "live", "newest_event_at": f"{NOW - 3}", "head_at": f"{NOW - 2}", "head_block": "80123456",
+        "lag_s": "2.0", "source_since": f"{NOW - 7300}", "source_reason": "",
     },
     "polygon_ingester": {
         "records_in": "9120", "records_out": "9101", "dead_letters": "0", "source": "polygon-rpc.com",
-        "source_state": "live", "newest_event_at": f"{NOW - 5}",
+        "source_state": "live", "newest_event_at": f"{NOW - 5}", "head_at": f"{NOW - 4}", "head_block": "86130211",
+        "lag_s": "4.0", "source_since": f"{NOW - 7300}", "source_reason": "",
     },
     "trade_processor": {
         "instance": "trade_processor-1", "records_in": "1204000", "records_out": "1203961", "dead_letters": "0",
@@ -148,6 +152,7 @@ def a_status(
         redis=either(redis, value=True),
         clickhouse=either(clickhouse, value=True),
         stages=stages,
+        sources=read_sources(stages),
         streams=[as_stream(name, either(redis, info), GROUPS[name], NOW) for name, info in infos.items()],
         watermarks=watermarks(redis),
         tables=sizes(clickhouse) if tables is None else tables,

@@ -18,7 +18,7 @@ LIMIT_S = 110
 
 def late_listing_s(seed: int, step: int) -> int:
     """Return how long after its first fill this five-minute market is listed."""
-    market = series_market(seed, step, 0)
+    market = series_market(seed, step, 0, 0)
     return market.listed_at - market.opens_at
 
 

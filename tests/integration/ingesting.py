@@ -62,6 +62,7 @@ class Asked(NamedTuple):
     params: dict[str, list[str]]
     body: bytes
     client_port: int  # tells connections apart
+    headers: dict[str, str]  # names in lower case
 
 
 class Reply(NamedTuple):
@@ -87,7 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes) -> None:
         parts = urlsplit(self.path)
-        reply = type(self).answer(Asked(parts.path, parse_qs(parts.query), body, self.client_address[1]))
+        told = {name.lower(): value for name, value in self.headers.items()}
+        reply = type(self).answer(Asked(parts.path, parse_qs(parts.query), body, self.client_address[1], told))
         headers = dict(reply.headers)
         if reply.pieces is None:
             headers.setdefault("Content-Length", str(len(reply.body)))

@@ -162,7 +162,7 @@ def test_a_trade_without_a_fill_is_found(complete: Pipeline) -> None:
     assert the_day(found).fills_without_trade == 0
     [problem] = problems(found)
     assert problem.text == "1 trade without a fill in order_filled: 2025-11-13"
-    assert problem.remedy == "to be read again: 2025-11-13T12:00:00Z to 2025-11-13T12:01:00Z"
+    assert problem.remedy == "python3 -m ingesters.backfill --from 2025-11-13T12:00:00Z --to 2025-11-13T12:01:00Z"
 
 
 def test_a_trade_without_its_market_is_found(pipeline: Pipeline) -> None:
@@ -226,7 +226,7 @@ def test_the_newest_fills_are_left_for_later(complete: Pipeline) -> None:
     assert (found.days, found.gaps) == ([], [])
 
 
-def test_silence_is_a_gap_with_the_range_to_read_again(pipeline: Pipeline) -> None:
+def test_silence_is_a_gap_with_the_range_to_backfill(pipeline: Pipeline) -> None:
     times = [NOON, NOON + 900, NOON + 1801, NOON + 1802]
     fills = [fill(i, timestamp=time) for i, time in enumerate(times)]
     add_markets(pipeline, 0, 1)
@@ -235,7 +235,7 @@ def test_silence_is_a_gap_with_the_range_to_read_again(pipeline: Pipeline) -> No
     found = ask(pipeline, end=NOON + 1860)
     assert found.gaps == [Gap(SUBGRAPH, NOON + 900, NOON + 1801)]
     assert [problem.remedy for problem in problems(found)] == [
-        "to be read again: 2025-11-13T12:15:00Z to 2025-11-13T12:30:02Z"
+        "python3 -m ingesters.backfill --from 2025-11-13T12:15:00Z --to 2025-11-13T12:30:02Z"
     ]
     assert ask(pipeline, end=NOON + 1860, gap_s=901).gaps == []
 
@@ -384,10 +384,10 @@ class TestCommand:
         assert "2025-11-13  subgraph     10" in answer.stdout
         assert "All right." in answer.stdout
 
-    def test_a_gap_ends_with_1_and_the_range_to_read_again(self, complete: Pipeline) -> None:
+    def test_a_gap_ends_with_1_and_the_range_to_backfill(self, complete: Pipeline) -> None:
         answer = self.run(complete, "--from", "2025-11-13", "--to", "2025-11-13T12:01", "--settle", "0")
         assert (answer.returncode, answer.stderr) == (1, "")
-        assert "to be read again: 2025-11-13T00:00:00Z to 2025-11-13T12:00:01Z" in answer.stdout
+        assert "python3 -m ingesters.backfill --from 2025-11-13T00:00:00Z --to 2025-11-13T12:00:01Z" in answer.stdout
 
     def test_json_is_one_object_with_the_same_numbers(self, complete: Pipeline) -> None:
         add_fills(complete, on_chain(10), token="more")

@@ -83,7 +83,10 @@ class Subgraph:
         return row["id"]
 
     def __call__(self, request: Asked) -> Reply:
-        where: dict[str, Any] = json.loads(request.body)["variables"]["where"]
+        asked = json.loads(request.body)
+        if "_meta" in asked["query"]:
+            return as_json({"data": {"_meta": None}})
+        where: dict[str, Any] = asked["variables"]["where"]
         found = [row for row in self.rows if all(passes(row, name, value) for name, value in where.items())]
         ordered = sorted(found, key=lambda row: (row["timestamp"], row["id"]))
         return as_json({"data": {"orderFilledEvents": ordered}})

@@ -5,16 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.errors import ConfigError, Unavailable
-from common.redis_queue import Position
-from common.runtime import Context
+from common.redis_queue import Position, RedisQueue
+from common.runtime import Context, Runner, Signals
 from common.state import read_position, read_state
 from ingesters.goldsky_ingester import GoldskyIngester, build
 from tests.integration.ingesting import Asked, Reply, as_json, context_for, dead_letters, published, run_until, upstream
@@ -293,7 +296,7 @@ def test_nonsense_is_never_no_new_data(redis_server: RedisServer, reply: Reply, 
         _, stage = scripted(redis_server, url)
         with pytest.raises(Unavailable, match=reason):
             stage.step()
-        assert state_of(stage) == "catching up"
+        assert state_of(stage) == "unreachable"
 
 
 def test_a_row_that_breaks_the_page_s_json_is_a_dead_letter_alone(redis_server: RedisServer) -> None:
@@ -316,6 +319,7 @@ def test_a_full_page_without_a_usable_place_is_buried_once_and_reported(redis_se
         for _ in range(2):
             with pytest.raises(Unavailable, match="do not advance"):
                 stage.step()
+            assert "do not advance" in str(stage.report()["source_reason"])
         assert len(dead_letters(context, STREAM)) == 50
 
 
@@ -338,7 +342,7 @@ def test_a_row_from_the_future_hides_nothing_that_comes_later(redis_server: Redi
 
     with upstream(answer) as url:
         context, stage = scripted(redis_server, url, goldsky_poll_interval=0.01)
-        run_until(stage, lambda: state_of(stage) == "idle", "the end is reached")
+        run_until(stage, lambda: state_of(stage) == "stale", "the end is reached")
         rows.insert(1, row(30))
         run_until(stage, lambda: len(published(context, STREAM)) == 2, "the later fill arrives")
         assert len(dead_letters(context, STREAM)) == 1
@@ -375,6 +379,183 @@ def test_a_frozen_source_is_idle_and_its_own_doubts_are_told(redis_server: Redis
         stage.step()
         assert stage.report()["detail"] == "the subgraph reports indexing errors"
         assert stage.report()["newest_event_at"] == NOW - 100
+
+
+def meta(number: int, timestamp: int | None) -> Reply:
+    block = {"number": number, "timestamp": timestamp}
+    return as_json({"data": {"_meta": {"block": block, "hasIndexingErrors": False}}})
+
+
+class Subgraph:
+    """A subgraph with one fill, a head and a clock of the test's own."""
+
+    def __init__(self) -> None:
+        self.now = float(NOW)
+        self.head: tuple[int, int | None] = (1, NOW)
+
+    def clock(self) -> float:
+        return self.now
+
+    def answer(self, request: Asked) -> Reply:
+        if "_meta" in json.loads(request.body)["query"]:
+            return meta(*self.head)
+        return fills([row(1)] if "timestamp_gte" in asked_for(request)["where"] else [])
+
+
+def look(stage: GoldskyIngester, source: Subgraph, *, after_s: float) -> Any:
+    """The state and the rest of the report, once a look and a question for the head have passed."""
+    source.now += after_s
+    for _ in range(4):
+        stage.step()
+    return stage.report()
+
+
+def test_a_quiet_subgraph_is_idle_and_one_whose_head_stands_still_is_stale(redis_server: RedisServer) -> None:
+    source = Subgraph()
+    with upstream(source.answer) as url:
+        context, _ = scripted(redis_server, url)
+        stage = build(context, source.clock)
+        report = look(stage, source, after_s=0)
+        assert (report["source_state"], report["head_at"], report["head_block"], report["lag_s"]) == (
+            "live", NOW, 1, "0.0",
+        )  # fmt: skip
+        source.head = (2, NOW + 1000)
+        assert look(stage, source, after_s=1000)["source_state"] == "idle"
+        assert look(stage, source, after_s=100)["source_state"] == "idle"
+        report = look(stage, source, after_s=100)
+        assert (report["source_state"], report["source_since"]) == ("stale", str(NOW + 1000))
+        source.head = (3, None)
+        assert look(stage, source, after_s=100)["source_state"] == "idle"
+        assert look(stage, source, after_s=3000)["source_state"] == "stale"
+
+
+def test_a_subgraph_that_knows_no_meta_is_read_all_the_same(redis_server: RedisServer) -> None:
+    source = Subgraph()
+
+    def answer(request: Asked) -> Reply:
+        if "_meta" in json.loads(request.body)["query"]:
+            return as_json({"errors": [{"message": "Cannot query field '_meta' on type 'Query'."}]})
+        return source.answer(request)
+
+    with upstream(answer) as url:
+        context, _ = scripted(redis_server, url)
+        report = look(build(context, source.clock), source, after_s=0)
+        assert (report["source_state"], report["head_at"], report["head_block"]) == ("live", "", "")
+
+
+def test_a_subgraph_that_tells_its_head_and_no_fills_is_unreachable(redis_server: RedisServer) -> None:
+    source = Subgraph()
+    broken = [False]
+
+    def answer(request: Asked) -> Reply:
+        is_meta = "_meta" in json.loads(request.body)["query"]
+        return Reply(b"", 500) if broken[0] and not is_meta else source.answer(request)
+
+    with upstream(answer) as url:
+        context, _ = scripted(redis_server, url)
+        stage = build(context, source.clock)
+        assert look(stage, source, after_s=0)["source_state"] == "live"
+        broken[0] = True
+        for _ in range(2):
+            source.now += 20
+            with pytest.raises(Unavailable, match="answers 500"):
+                stage.step()
+        assert stage.report()["source_state"] == "unreachable"
+
+
+def test_an_outage_is_told_while_it_is_waited_out(redis_server: RedisServer, simulator: SimulatorServer) -> None:
+    """The heartbeat of a process in its back-off says that the source is away and why, not how it was before."""
+    context = context_of(redis_server, simulator, goldsky_poll_interval=1, backoff_initial_s=0.1, backoff_max_s=1.0)
+    start = time.time()
+    with running(context, lambda: start + 20 * (time.time() - start)) as beats:
+        wait_until(lambda: beats()["source_state"] == "live", "the ingester has caught up", 20)
+        simulator.add_fault("goldsky", "http_500", probability=1.0)
+        wait_until(lambda: beats()["source_state"] == "unreachable", "the outage is told", 20)
+        told = beats()
+        assert told["state"] == "waiting"
+        assert told["source_reason"].endswith("answers 500")
+        assert float(told["source_since"]) > start
+        simulator.clear_faults()
+        wait_until(lambda: beats()["source_state"] == "live", "the source is back", 20)
+
+
+def test_a_request_that_hangs_is_cut_off_and_told(redis_server: RedisServer, simulator: SimulatorServer) -> None:
+    context = context_of(redis_server, simulator, http_read_timeout_s=0.3, backoff_initial_s=0.05, backoff_max_s=0.2)
+    simulator.add_fault("goldsky", "timeout", probability=1.0, seconds=5)
+    with running(context, time.time) as beats:
+        wait_until(lambda: beats().get("source_state") == "unreachable", "the outage is told", 20)
+        assert beats()["source_reason"].endswith("is silent for 0.3 s")
+        simulator.clear_faults()
+        wait_until(lambda: beats()["source_state"] == "live", "the source is back", 20)
+    assert_no_double(context)
+
+
+def assert_no_double(context: Context) -> None:
+    counted = Counter(fill["id"] for fill in published(context, STREAM))
+    assert set(counted.values()) == {1}
+
+
+class Stop(Signals):
+    """Waits that another thread can end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = threading.Event()
+
+    def wait(self, seconds: float) -> None:
+        self._told.wait(max(0.0, seconds))
+        self.stopping = self._told.is_set()
+
+    def tell(self) -> None:
+        self._told.set()
+
+
+@contextmanager
+def running(context: Context, clock: Callable[[], float]) -> Iterator[Callable[[], dict[str, str]]]:
+    """The ingester with its heartbeat, in a thread; yields how to read the heartbeat."""
+    signals = Stop()
+    queue = RedisQueue(context.settings)
+    inner = context._replace(queue=queue, stopping=lambda: signals.stopping)
+    runner = Runner("goldsky_ingester", inner, signals, longest_wait_s=context.settings.backoff_max_s)
+    thread = threading.Thread(target=lambda: runner.run(lambda given: build(given, clock)))
+    thread.start()
+    try:
+        yield lambda: next(iter(context.queue.heartbeats()), {"source_state": ""})
+    finally:
+        signals.tell()
+        thread.join(20)
+        queue.close()
+
+
+def test_a_start_before_the_first_one_is_said_with_the_command_that_fetches_the_rest(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Subgraph()
+    with upstream(source.answer) as url:
+        context, stage = scripted(redis_server, url)
+        stage.step()
+        build(context)
+        assert "ORDER_EVENTS_START" not in caplog.text
+        earlier = context.settings.model_copy(update={"order_events_start": "2022-11-21"})
+        build(context._replace(settings=earlier))
+        assert caplog.messages[-1].endswith(
+            "python3 -m ingesters.backfill --from 2022-11-21T00:00:00Z --to 2025-11-11T09:33:20Z --source goldsky"
+        )
+        build(context._replace(settings=earlier))
+        assert len([message for message in caplog.messages if "ORDER_EVENTS_START" in message]) == 2
+
+
+def test_what_is_read_again_and_known_is_not_reported_as_published(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    source = Subgraph()
+    with upstream(source.answer) as url:
+        context, _ = scripted(redis_server, url)
+        stage = build(context, source.clock)
+        for _ in range(5):
+            look(stage, source, after_s=61)
+        assert len([message for message in caplog.messages if message.startswith("published: ")]) == 1
 
 
 # --- the process ---------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from common.redis_queue import Height
 from common.runtime import Context, Stage
 from common.state import read_height, read_state
 from ingesters import goldsky_ingester
+from ingesters.first_start import iso
 from ingesters.polygon_ingester import PolygonIngester, build
 from tests.integration.ingesting import Asked, Reply, as_json, context_for, dead_letters, published, run_until, upstream
 from tests.servers import ROOT, RedisServer
@@ -539,7 +540,7 @@ def test_nonsense_is_never_no_new_data(redis_server: RedisServer, answer: Callab
         with pytest.raises(Unavailable, match=reason):
             stage.step()
         assert read_height(context.queue, "polygon") is None
-        assert stage.report()["source_state"] == "catching up"
+        assert stage.report()["source_state"] == "unreachable"
 
 
 def test_an_answer_that_is_too_long_is_asked_for_in_smaller_parts(redis_server: RedisServer) -> None:
@@ -558,7 +559,7 @@ def test_an_answer_that_is_too_long_is_asked_for_in_smaller_parts(redis_server: 
 
     with upstream(node) as url:
         context, stage = scripted(redis_server, url, polygon_max_blocks=100)
-        run_until(stage, lambda: stage.report()["source_state"] == "idle", "the end is reached")
+        run_until(stage, lambda: stage.report()["source_state"] == "stale", "the end is reached")
         assert spans[:3] == [100, 50, 25]
         assert read_state(context.queue, "polygon_last_block") == str(86_126_998 + 99)
 
@@ -574,6 +575,53 @@ def test_a_source_without_fills_is_idle_and_its_cursor_goes_on(redis_server: Red
         run_until(stage, lambda: stage.report()["source_state"] == "idle", "the end is reached")
         head[0] += 7
         run_until(stage, lambda: read_state(context.queue, "polygon_last_block") == "86127007", "the cursor moves")
+        assert stage.report()["head_block"] == 86_127_007
+
+
+def test_a_node_that_answers_and_stands_still_is_stale_until_it_moves_again(redis_server: RedisServer) -> None:
+    began = int(time.time())
+    head = [86_127_000, began]
+    now = [float(began)]
+    with upstream(
+        lambda request: answered(json.loads(request.body), {"eth_getBlockByNumber": block_of(head[0], head[1])})
+    ) as url:
+        context, _ = scripted(redis_server, url)
+        stage = build(context, lambda: now[0])
+        run_until(stage, lambda: stage.report()["source_state"] == "idle", "the end is reached")
+        now[0] += 130
+        stage.step()
+        report = stage.report()
+        assert (report["source_state"], report["source_since"], report["lag_s"]) == ("stale", str(began), "130.0")
+        assert str(report["source_reason"]).startswith("its newest block (86127000) is of ")
+        head[:] = [86_127_060, began + 130]
+        now[0] += 5
+        run_until(stage, lambda: stage.report()["source_state"] == "idle", "the node goes on")
+
+
+def test_a_chain_that_cannot_be_asked_is_unreachable_with_the_reason(
+    redis_server: RedisServer, simulator: SimulatorServer
+) -> None:
+    stage = build(context_of(redis_server, simulator, ["down"]))
+    with pytest.raises(Unavailable):
+        stage.step()
+    report = stage.report()
+    assert report["source_state"] == "unreachable"
+    assert "answers 503" in str(report["source_reason"])
+
+
+def test_a_start_before_the_first_one_is_said_with_the_command_that_fetches_the_rest(
+    redis_server: RedisServer, simulator: SimulatorServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    cutover = simulator.cutover_settings()["cutover_timestamp"]
+    context = context_of(redis_server, simulator, order_events_start=str(cutover + 20))
+    run_until(build(context), lambda: read_height(context.queue, "polygon"), "the cursor is written")
+    build(context)
+    assert "ORDER_EVENTS_START" not in caplog.text
+    earlier = context.settings.model_copy(update={"order_events_start": "2022-11-21"})
+    build(context._replace(settings=earlier))
+    assert "ORDER_EVENTS_START=2022-11-21 is for a first start and moves nothing" in caplog.text
+    command = f"python3 -m ingesters.backfill --from {iso(cutover)} --to {iso(cutover + 20)} --source polygon"
+    assert caplog.text.strip().endswith(command)
 
 
 @pytest.mark.parametrize(

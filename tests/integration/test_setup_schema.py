@@ -1,6 +1,7 @@
 """The schema: made, made again, upgraded, refused."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -75,12 +76,12 @@ def test_what_is_missing_is_made_beside_what_exists(pipeline: Pipeline, said: li
 
 
 def test_an_older_database_is_upgraded(bare: Settings, said: list[str]) -> None:
-    """Tables from before insert tokens: no window, no list of migrations."""
+    """Tables from before insert tokens: no settings, no sums by day, no list of migrations."""
     clickhouse = ClickHouse(bare)
     clickhouse.command(f"CREATE DATABASE {clickhouse.database}")
     for table in TABLES:
-        setting = f"SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}\n"
-        clickhouse.command(table.create(clickhouse.database).replace(setting, ""))
+        older = table._replace(settings=(), projection=None).create(clickhouse.database)
+        clickhouse.command(re.sub(r"SETTINGS .*\n", "", older))
     clickhouse.batch_insert(ORDER_FILLED, encode(make_fill(1)), "t")
     apply_schema(clickhouse, "live", said.append)
     assert "migrated  1: insert tokens work on every table" in said
@@ -90,6 +91,7 @@ def test_an_older_database_is_upgraded(bare: Settings, said: list[str]) -> None:
     for _ in range(2):
         clickhouse.batch_insert(ORDER_FILLED, encode(make_fill(2)), "t2")
     assert clickhouse.query(f"SELECT count() FROM {clickhouse.database}.order_filled") == [(2,)]
+    assert "PROJECTION by_day" in dict(state_of(clickhouse))["trades"]
 
 
 def a_migration(number: int) -> Migration:

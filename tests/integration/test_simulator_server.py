@@ -5,9 +5,11 @@ import json
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +245,13 @@ def test_an_occupied_port_is_told_and_exits_with_2(server: SimulatorServer) -> N
     assert second.returncode == 2
     assert port in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_answers_that_are_delayed_overlap(tmp_path: Path) -> None:
+    with SimulatorServer(tmp_path, answer_delay_s=0.4, markets=50, **SMALL) as slow:
+        began = time.monotonic()
+        with ThreadPoolExecutor(8) as pool:
+            pages = list(pool.map(slow.get_json, ["/gamma/markets?limit=1"] * 8))
+        assert 0.4 <= time.monotonic() - began < 2
+        assert all(len(page) == 1 for page in pages)
+        assert slow.get_json("/health")["requests"]["gamma"] == 8

@@ -23,7 +23,7 @@ from monitoring.audit import (
     show_progress,
 )
 from monitoring.audit_reading import CHAIN, DAY_S, SUBGRAPH, Day, Span, Volume, spans
-from monitoring.audit_report import Audit, as_json, as_text, deviation, notes, problems, to_read_again
+from monitoring.audit_report import Audit, as_json, as_text, deviation, notes, problems, to_backfill
 from monitoring.coverage import PACE_FILLS, Gap, Minute, find_gaps
 from monitoring.reading import absent, known, unknown
 
@@ -182,21 +182,21 @@ class TestVerdict:
         assert problem.text == text
         assert problem.remedy
 
-    def test_a_gap_comes_with_the_range_to_read_again(self) -> None:
+    def test_a_gap_comes_with_the_range_to_backfill(self) -> None:
         gap = Gap(CHAIN, MIDNIGHT + 60, MIDNIGHT + 2 * HOUR)
         [problem] = problems(an_audit(a_day(), gaps=[gap]))
         assert problem.text == "no fill for 1 h 59 min: 2025-11-13 00:01:00 UTC to 2025-11-13 02:00:00 UTC (chain)"
-        assert problem.remedy == ("to be read again: 2025-11-13T00:01:00Z to 2025-11-13T02:00:01Z"), (
-            "both ends again: their seconds may be incomplete"
-        )
+        assert problem.remedy == (
+            "python3 -m ingesters.backfill --from 2025-11-13T00:01:00Z --to 2025-11-13T02:00:01Z"
+        ), "both ends again: their seconds may be incomplete"
 
     def test_missing_fills_come_with_their_range(self) -> None:
         days = [a_day(trades_without_fill=1), a_day(source=CHAIN, trades_without_fill=2)]
         days += [a_day(begin=MIDNIGHT + DAY_S, trades_without_fill=1)]
         found = problems(an_audit(*days, end=MIDNIGHT + DAY_S + HOUR))
         assert [problem.remedy for problem in found] == [
-            to_read_again(MIDNIGHT, MIDNIGHT + DAY_S),
-            to_read_again(MIDNIGHT + DAY_S, MIDNIGHT + DAY_S + HOUR),
+            to_backfill(MIDNIGHT, MIDNIGHT + DAY_S),
+            to_backfill(MIDNIGHT + DAY_S, MIDNIGHT + DAY_S + HOUR),
         ]
         assert found[0].text.startswith("3 trades")
 
@@ -302,7 +302,7 @@ class TestReport:
                 "to": "2025-11-13T01:00:00Z",
                 "seconds": HOUR,
                 "source": SUBGRAPH,
-                "remedy": to_read_again(MIDNIGHT, MIDNIGHT + HOUR + 1),
+                "remedy": to_backfill(MIDNIGHT, MIDNIGHT + HOUR + 1),
             }
         ]
         assert (told["ok"], told["from"], told["to"]) == (False, "2025-11-13T00:00:00Z", "2025-11-13T12:00:00Z")

@@ -71,8 +71,8 @@ def test_soon_after_a_batch_the_next_one_grows_as_far_as_it_may() -> None:
     buffer.add(entries(10), now=0)
     assert buffer.take(now=0) == entries(10)
     buffer.add(entries(99, 10), now=0)
-    assert not buffer.is_due(now=0.99)
-    assert buffer.is_due(now=1)
+    assert not buffer.is_due(now=1.99)
+    assert buffer.is_due(now=2)
     buffer.add(entries(1, 109), now=0.5)
     assert buffer.is_due(now=0.5)
 

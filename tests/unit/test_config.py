@@ -55,8 +55,10 @@ def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) ->
         ("GOLDSKY_OVERLAP_S", "-1", "greater than or equal to 0"),
         ("POLYMARKET_PAGE_SIZE", "101", "less than or equal to 100"),
         ("POLYMARKET_PAGING", "pages", "'keyset' or 'offset'"),
-        ("POLYMARKET_API_URL", "gamma", "^https?://"),
-        ("CLICKHOUSE_DATABASE", "a-b", "^[A-Za-z_]"),
+        ("POLYMARKET_API_URL", "gamma", "an address that begins with http:// or https://"),
+        ("POLYGON_RPC_URL", "ws://polygon-rpc.com", "an address that begins with http:// or https://"),
+        ("GOLDSKY_SCHEMA", "v3", "'v1' or 'v2'"),
+        ("CLICKHOUSE_DATABASE", "a-b", "a name of letters, digits and _"),
         ("PIPELINE_MODE", "test", "'live' or 'demo'"),
         ("LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
         ("LOG_TO_FILE", "perhaps", "a valid boolean"),
@@ -95,6 +97,7 @@ def test_a_wrong_line_of_the_file_is_named_as_well(tmp_path: Path) -> None:
 def test_secrets_are_hidden_wherever_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_PASSWORD", "hunter2")
     monkeypatch.setenv("CLICKHOUSE_PASSWORD", "hunter3")
+    monkeypatch.setenv("GOLDSKY_API_KEY", "hunter4")
     settings = load_settings()
     for shown in (describe(settings), repr(settings), str(settings)):
         assert "hunter" not in shown
@@ -109,6 +112,19 @@ def test_the_keys_in_addresses_of_providers_are_hidden(monkeypatch: pytest.Monke
     shown = describe(load_settings())
     expected = "https://polygon-rpc.com,https://rpc.example/(hidden),https://c.example/(hidden)"
     assert f"\nPOLYGON_RPC_URL={expected}  # " in shown
+
+
+def test_a_wrong_address_is_told_without_the_key_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYGON_RPC_URL", "ws://rpc.example/v2/0123456789")
+    with pytest.raises(ConfigError, match=r"or https://, got 'ws://rpc\.example/\(hidden\)'$"):
+        load_settings()
+
+
+def test_a_key_that_fits_in_no_header_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOLDSKY_API_KEY", "hunter 2")
+    with pytest.raises(ConfigError, match=r"^GOLDSKY_API_KEY: expected visible ASCII") as caught:
+        load_settings()
+    assert "hunter" not in str(caught.value)
 
 
 def test_an_unset_secret_is_shown_as_empty() -> None:

@@ -14,13 +14,15 @@ from monitoring.status import Status
 from tests.statuses import AWAY, NOW, a_status, beats
 
 
-def ask(status: Status, path: str, *, host: str = "localhost:8000", listening_on: str = "127.0.0.1") -> httpx.Response:
+def ask(
+    status: Status, path: str, *, host: str = "localhost:8000", listening_on: str = "127.0.0.1", method: str = "GET"
+) -> httpx.Response:
     app = app_of(Watch(lambda _: status, lambda: NOW), listening_on)
 
     async def get() -> httpx.Response:
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as client:
-            return await client.get(path, headers={"host": host})
+            return await client.request(method, path, headers={"host": host})
 
     return asyncio.run(get())
 
@@ -36,6 +38,16 @@ def test_every_address_answers_with_the_security_headers(path: str) -> None:
     assert answer.headers["content-security-policy"].startswith("default-src 'self';")
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_address_answers_head_as_it_answers_get(path: str) -> None:
+    asked, read = ask(a_status(), path, method="HEAD"), ask(a_status(), path)
+    assert (asked.status_code, asked.headers["content-type"]) == (200, read.headers["content-type"])
+
+
+def test_other_methods_are_refused() -> None:
+    assert ask(a_status(), "/", method="POST").status_code == 405
 
 
 @pytest.mark.parametrize(

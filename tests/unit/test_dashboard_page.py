@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from common.redis_queue import DeadLetter, StreamInfo
-from monitoring.page import render_fragment, render_page
+from monitoring.formatting import GAP
+from monitoring.page import render_fragment, render_page, tiles
 from monitoring.reading import unknown
 from monitoring.snapshot import Snapshot, Watch
 from monitoring.sparkline import ceiling, sparkline
@@ -44,7 +45,8 @@ def snapshot_of(status: Status) -> Snapshot:
 def hostile_status() -> Status:
     letter = DeadLetter("1763749000000-0", HOSTILE.encode() + b"\xff", HOSTILE, HOSTILE, HOSTILE, 1, HOSTILE)
     fields = dict.fromkeys(
-        ("instance", "reason", "source", "source_state", "detail", "pid", "host", "records_in"), HOSTILE
+        ("instance", "reason", "source", "source_state", "source_reason", "detail", "pid", "host", "records_in"),
+        HOSTILE,
     )
     return a_status(
         heartbeats=beats(goldsky_ingester={**fields, "state": "waiting"}, polymarket_ingester=fields),
@@ -101,6 +103,33 @@ def test_a_page_without_redis_still_shows_the_tables() -> None:
 def test_simulated_data_is_called_that_in_demo_mode_only() -> None:
     assert "Demo: simulated data" in render_page(snapshot_of(a_status(mode="demo")))
     assert "simulated" not in render_page(snapshot_of(a_status())).lower()
+
+
+def test_each_source_is_shown_with_its_state_and_an_ended_one_differs_from_a_quiet_one() -> None:
+    ended = {"source_state": "ended", "newest_event_at": str(NOW - 207 * 86_400), "lag_s": ""}
+    quiet = {"source_state": "idle", "newest_event_at": str(NOW - 400), "source_reason": "nothing new"}
+    status = a_status(heartbeats=beats(goldsky_ingester=ended, polygon_ingester=quiet))
+    page = Elements(render_fragment(snapshot_of(status)))
+    assert {"badge done", "badge warn"} <= {attributes.get("class") for _, attributes in page.found}
+    rows = [line for line in page.text.split("Sources")[1].split("Streams")[0].split() if line]
+    shown = " ".join(rows)
+    assert "ended" in shown
+    assert f"207{GAP}d ago" in page.text
+    assert "idle" in shown
+    assert "block 86130211" in shown
+    assert shown.endswith("nothing new")
+
+
+def test_a_source_whose_ingester_is_silent_is_unknown() -> None:
+    status = a_status(heartbeats=beats(polygon_ingester={"updated_at": str(NOW - 400)}))
+    [source] = [source for source in status.sources if source.name == "Polygon"]
+    assert (source.state, source.reason) == ("unknown", "polygon_ingester is silent")
+    assert source.head_at.state == source.lag_s.state == "absent"
+
+
+def test_latency_is_measured_from_the_block() -> None:
+    tile = next(tile for tile in tiles(snapshot_of(a_status())) if tile.title == "Block to ClickHouse, p50")
+    assert (tile.figure.value, tile.notes[0][1].value) == (f"4.2{GAP}s", f"7.9{GAP}s")
 
 
 def test_times_are_relative_with_the_absolute_time_at_hand() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.errors import InvalidRecord
 from common.records import decode_order_filled
 from common.redis_queue import Position
-from ingesters.fill_parser import parse_fill
+from ingesters.fill_parser import parse_fill, parse_fill_v2
 from ingesters.fill_scan import begin
 from ingesters.goldsky_ingester import GROW_AFTER, SMALLEST_PAGE, PageSize, offer_fill, positions_ahead
 
@@ -128,3 +128,83 @@ def test_a_small_configured_page_is_never_made_larger() -> None:
     size = PageSize(10)
     assert not size.shrink()
     assert size.first == 10
+
+
+# --- as the later exchanges' subgraphs tell it -----------------------------------------------------------------------
+
+TOKEN = FILL["takerAssetId"]
+FILL_V2: dict[str, Any] = {
+    "id": f"0x{'B5' * 32}-912",
+    "timestamp": "1777374100",
+    "transactionHash": f"0x{'b5' * 32}",
+    "orderHash": f"0x{'b2' * 32}",
+    "maker": f"0x{'D4' * 20}",
+    "taker": f"0x{'47' * 20}",
+    "side": "BUY",
+    "tokenId": TOKEN,
+    "collateralAmount": "205000",
+    "tokenAmount": "5000000",
+    "fee": "11",
+    "exchange": "0xE111180000d2663C0091e4f400237545B87B996B",
+    "blockNumber": "86127028",
+}
+
+
+def raw_v2(**changes: object) -> bytes:
+    return json.dumps({name: value for name, value in (FILL_V2 | changes).items() if value is not ...}).encode()
+
+
+@pytest.mark.parametrize("side", ["BUY", "buy", 0, "0"])
+def test_a_maker_who_buys_gives_collateral_for_tokens(side: object) -> None:
+    fill = parse_fill_v2(FILL_V2 | {"side": side})
+    assert (fill.maker_asset_id, fill.maker_amount_filled) == ("0", 205_000)
+    assert (fill.taker_asset_id, fill.taker_amount_filled) == (TOKEN, 5_000_000)
+
+
+@pytest.mark.parametrize("side", ["SELL", "sell", 1, "1"])
+def test_a_maker_who_sells_gives_tokens_for_collateral(side: object) -> None:
+    fill = parse_fill_v2(FILL_V2 | {"side": side})
+    assert (fill.maker_asset_id, fill.maker_amount_filled) == (TOKEN, 5_000_000)
+    assert (fill.taker_asset_id, fill.taker_amount_filled) == ("0", 205_000)
+
+
+def test_a_fill_of_v2_has_the_id_that_it_has_on_the_chain() -> None:
+    fill = parse_fill_v2(FILL_V2)
+    assert (fill.id, fill.log_index, fill.block_number) == (f"0x{'b5' * 32}_912", 912, 86_127_028)
+    assert (fill.exchange, fill.fee, fill.timestamp) == (FILL_V2["exchange"].lower(), 11, 1_777_374_100)
+
+
+@pytest.mark.parametrize("identity", ["7", f"0x{'aa' * 32}-912", f"0x{'b5' * 32}-x"])
+def test_an_id_that_tells_no_place_in_the_log_is_kept(identity: str) -> None:
+    fill = parse_fill_v2(FILL_V2 | {"id": identity})
+    assert (fill.id, fill.log_index) == (identity, None)
+
+
+def test_the_cursor_keeps_the_source_s_own_id() -> None:
+    offer, position = offer_fill(raw_v2(), NOW + 10**8, parse_fill_v2)
+    assert offer.identity == f"0x{'b5' * 32}_912"
+    assert position == Position(1_777_374_100, FILL_V2["id"])
+
+
+@pytest.mark.parametrize("missing", sorted(FILL_V2))
+def test_a_missing_field_of_v2_is_named(missing: str) -> None:
+    with pytest.raises(InvalidRecord, match=f"^{missing}: missing$"):
+        parse_fill_v2({name: value for name, value in FILL_V2.items() if name != missing})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("side", "HOLD"), ("side", 2), ("side", True), ("side", None), ("tokenAmount", "1.5"), ("tokenId", "1e20"),
+     ("id", f"0x{'b5' * 32}-4294967296"), ("exchange", "0x1"), ("blockNumber", "-1")],
+)  # fmt: skip
+def test_a_broken_row_of_v2_is_a_dead_letter(field: str, value: object) -> None:
+    offer, _ = offer_fill(raw_v2(**{field: value}), NOW + 10**8, parse_fill_v2)
+    assert offer.fault.startswith(f"{field}: ")
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(FILL_V2)), st.none() | st.integers() | st.text() | st.floats(), max_size=3)
+)
+def test_whatever_a_row_of_v2_holds_it_is_a_fill_or_a_dead_letter(changes: dict[str, object]) -> None:
+    offer, position = offer_fill(raw_v2(**changes), NOW + 10**8, parse_fill_v2)
+    assert offer.fault or position is not None

@@ -46,6 +46,7 @@ class Beats(RedisQueue):
         self.told: list[dict[str, str]] = []
         self.ttls: set[int] = set()
         self.started: list[str] = []
+        self.starts = 6
         self.away = False
 
     def beat(self, instance: str, fields: Mapping[str, str], ttl_s: int) -> None:
@@ -54,10 +55,11 @@ class Beats(RedisQueue):
         self.told.append(dict(fields))
         self.ttls.add(ttl_s)
 
-    def count_start(self, component: str) -> int:
+    def count_start(self, component: str, change: int = 1) -> int:
         self._check()
-        self.started.append(component)
-        return 7
+        self.started += [component] * change
+        self.starts += change
+        return self.starts
 
     def _check(self) -> None:
         if self.away:
@@ -240,6 +242,21 @@ def test_the_heartbeat_tells_who_where_since_when_and_what_the_stage_reports(lif
     assert life.beats.started == ["script"]
     assert {"host", "reason", "next_attempt_at", "instance"} <= set(beat)
     assert life.beats.ttls == {HEARTBEAT_TTL_S}
+
+
+def test_a_process_that_was_told_to_end_takes_its_start_back(life: Life) -> None:
+    life.run(Script(life.clock, fine()), 10)
+    assert [beat["starts"] for beat in life.beats.told if beat["state"] == "running"][-1] == "7"
+    assert (life.beats.told[-1]["state"], life.beats.told[-1]["starts"]) == ("stopped", "6")
+
+
+def test_a_process_that_crashes_leaves_its_start_counted(life: Life) -> None:
+    def crash() -> float:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        life.run(Script(life.clock, crash), 10)
+    assert life.beats.starts == 7
 
 
 def test_a_busy_stage_beats_once_a_second_at_most(life: Life) -> None:

@@ -215,3 +215,54 @@ def test_late_rows_come_at_once_when_the_order_is_withdrawn() -> None:
     assert not late_sweep(world, clock, book)
     book.clear()
     assert late_sweep(world, clock, book)
+
+
+# --- the later exchanges' subgraph -----------------------------------------------------------------------------------
+
+COLUMNS_V2 = "id side tokenId collateralAmount tokenAmount price size exchange blockNumber builder timestamp"
+
+
+@pytest.fixture(scope="module")
+def seamed() -> World:
+    return small_world(age_s=100, cutover=small_world()[0].settings.birth)[0]
+
+
+def ask_v2(world: World, query: str) -> dict[str, Any]:
+    return subgraph.answer(selection.Request(world, edition=selection.V2), query, {})
+
+
+def test_the_two_subgraphs_share_the_fills_between_them_without_overlap(seamed: World) -> None:
+    everything = "{ orderFilledEvents(first: 1000, orderBy: timestamp, where: {timestamp_gte: %s}) { id } }"
+    since = seamed.settings.birth - 20
+    rows = [
+        [row["id"] for row in answer["data"]["orderFilledEvents"]]
+        for answer in (ask(seamed, everything % since), ask_v2(seamed, everything % since))
+    ]
+    truth = [fill for fill in seamed.fills() if fill.timestamp >= since]
+    assert rows[0] == [fill.id for fill in truth if fill.is_v1]
+    assert rows[1] == [fill.id.replace("_", "-") for fill in truth if not fill.is_v1][:1000]
+    assert all(rows)
+
+
+def test_a_later_fill_tells_side_token_and_amounts(seamed: World) -> None:
+    query = f"{{ orderFilledEvents(first: 50, orderBy: timestamp) {{ {COLUMNS_V2} }} }}"
+    request = selection.Request(seamed, edition=selection.V2)
+    rows = subgraph.answer(request, query, {})["data"]["orderFilledEvents"]
+    assert rows == subgraph.execute(request, query, {})["data"]["orderFilledEvents"]
+    assert {row["side"] for row in rows} == {"BUY", "SELL"}
+    for row in rows:
+        fill = seamed.fill(row["id"].replace("-", "_"))
+        assert fill is not None
+        gives_collateral = fill.maker_asset_id == "0"
+        assert row["side"] == ("BUY" if gives_collateral else "SELL")
+        amounts = (fill.maker_amount_filled, fill.taker_amount_filled)
+        assert (int(row["collateralAmount"]), int(row["tokenAmount"])) == (
+            amounts if gives_collateral else amounts[::-1]
+        )
+
+
+def test_each_subgraph_refuses_the_other_s_fields(seamed: World) -> None:
+    assert "Cannot query field 'tokenId'" in error(seamed, "{ orderFilledEvents { tokenId } }")
+    answer = ask_v2(seamed, "{ orderFilledEvents { makerAssetId } }")
+    assert "Cannot query field 'makerAssetId'" in answer["errors"][0]["message"]
+    assert ask_v2(seamed, "{ _meta { block { timestamp } } }")["data"]["_meta"]["block"]["timestamp"]

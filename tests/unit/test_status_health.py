@@ -66,6 +66,60 @@ def test_a_source_that_answers_without_anything_new_is_told_from_a_live_one() ->
     ]
 
 
+GONE = {"source_reason": "its newest block (7) is of 2025-11-21 18:00:00 UTC"}
+LIVE, IDLE, ENDED, BEHIND = ({"source_state": state} for state in ("live", "idle", "ended", "catching up"))
+STALE = {"source_state": "stale", **GONE}
+UNREACHABLE = {"source_state": "unreachable", "state": "waiting", "reason": "503", "source_reason": "answers 503"}
+
+
+@pytest.mark.parametrize(
+    ("goldsky", "polygon", "verdict"),
+    [
+        (ENDED, LIVE, "ok"),
+        (ENDED, BEHIND, "ok"),
+        (ENDED, IDLE, "degraded"),
+        (ENDED, STALE, "broken"),
+        (ENDED, UNREACHABLE, "broken"),
+        (LIVE, STALE, "degraded"),
+        (LIVE, UNREACHABLE, "degraded"),
+        (STALE, LIVE, "degraded"),
+        (UNREACHABLE, BEHIND, "degraded"),
+        (IDLE, STALE, "degraded"),
+        (STALE, STALE, "broken"),
+        (STALE, UNREACHABLE, "broken"),
+        (UNREACHABLE, UNREACHABLE, "broken"),
+        (BEHIND, STALE, "broken"),  # what it catches up with ends at the cut-over
+        (BEHIND, BEHIND, "ok"),
+    ],
+)
+def test_without_a_source_that_brings_new_fills_the_pipeline_is_broken(
+    goldsky: dict[str, str], polygon: dict[str, str], verdict: str
+) -> None:
+    status = a_status(heartbeats=beats(goldsky_ingester=goldsky, polygon_ingester=polygon))
+    assert judge(status).verdict == verdict
+
+
+def test_the_reason_names_every_source_of_fills_with_its_state() -> None:
+    status = a_status(heartbeats=beats(goldsky_ingester=ENDED, polygon_ingester=STALE))
+    why = GONE["source_reason"]
+    assert told(status) == [
+        f"broken: sources of fills bring nothing new: Goldsky is ended; Polygon is stale ({why})",
+        f"degraded: polygon_ingester polygon-rpc.com is stale: {why}",
+    ]
+
+
+def test_markets_alone_are_no_source_of_fills() -> None:
+    status = a_status(heartbeats=beats(polymarket_ingester=UNREACHABLE))
+    assert told(status) == ["degraded: polymarket_ingester waits: 503"]
+
+
+def test_an_outage_between_two_attempts_is_told_though_the_stage_runs() -> None:
+    away = UNREACHABLE | {"state": "running", "reason": ""}
+    assert told(a_status(heartbeats=beats(goldsky_ingester=away))) == [
+        "degraded: goldsky_ingester api.goldsky.com is unreachable: answers 503"
+    ]
+
+
 def test_redis_away_is_broken_and_named_once() -> None:
     status = a_status(redis=AWAY)
     assert told(status) == [f"broken: Redis can't be used: {AWAY.reason}"]

@@ -79,6 +79,13 @@ def test_a_component_adds_up_its_living_processes() -> None:
     assert [each.fresh for each in stage.instances] == [True, True, False]
 
 
+def test_a_component_that_was_told_to_stop_has_not_restarted() -> None:
+    stopped = beat("trade_processor", starts="0", state="stopped")
+    assert read_stage("trade_processor", known([stopped]), STALE_AFTER_S, NOW).restarts == known(0)
+    crashed = beat("trade_processor", starts="1", updated_at=str(NOW - 3000))
+    assert read_stage("trade_processor", known([crashed]), STALE_AFTER_S, NOW).restarts == known(0)
+
+
 def test_starts_beyond_the_running_processes_are_restarts() -> None:
     first = beat("trade_processor", instance="trade_processor-1", starts="1")
     second = beat("trade_processor", instance="trade_processor-2", starts="5")
