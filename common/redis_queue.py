@@ -4,9 +4,10 @@ Every call either took effect completely or not at all: what belongs together is
 failure of Redis itself surfaces as `Unavailable`; the caller repeats the same call, which is safe for all of them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -128,6 +129,34 @@ class DeadLetter(NamedTuple):
     group: str = ""  # the consumer group that refused it; empty when an ingester did
 
 
+class Question:
+    """A command that has been sent and whose reply is fetched later: Redis works on it meanwhile."""
+
+    def __init__(self, queue: "RedisQueue", connection: Any, again: Callable[[], Any]) -> None:
+        self._queue = queue
+        self._connection = connection
+        self._again = again  # the same in one piece, for a server that has lost its scripts
+
+    def answer(self) -> Any:
+        """The raw reply, once. Raises as `RedisQueue.call` does; whether the command took effect is unknown then."""
+        try:
+            with self._queue.available():
+                reply = self._connection.read_response()
+        except exceptions.NoScriptError:
+            self.drop()
+            return self._again()
+        except BaseException:
+            self.drop()
+            raise
+        self._queue.give_back(self._connection)
+        return reply
+
+    def drop(self) -> None:
+        """Give the reply up, and with it the connection that it would arrive on."""
+        self._connection.disconnect()
+        self._queue.give_back(self._connection)
+
+
 class RedisQueue:
     """Streams, their consumer groups and dead letters, on one Redis server. Not shared between threads that block."""
 
@@ -141,15 +170,30 @@ class RedisQueue:
 
     # --- the two ways in -----------------------------------------------------------------------------------------
 
+    def ask(self, *command: Any, again: Callable[[], Any] | None = None) -> Question:
+        """Send a command on a connection of its own. `again`: how to repeat a script that the server does not know."""
+        with self.available():
+            connection: Any = self._redis.connection_pool.get_connection()
+            try:
+                connection.send_command(*command)
+            except BaseException:
+                connection.disconnect()
+                self.give_back(connection)
+                raise
+        return Question(self, connection, again or (lambda: self.call(*command)))
+
+    def give_back(self, connection: Any) -> None:
+        self._redis.connection_pool.release(connection)
+
     def call(self, *command: Any) -> Any:
         """One Redis command with its raw reply. Raises Unavailable when Redis is, ConfigError when it denies access."""
-        with self._available():
+        with self.available():
             return self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
     def script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """One atomic script of `common/lua`."""
         script = self._script(name)
-        with self._available():
+        with self.available():
             return script(keys=keys, args=arguments)
 
     def _script(self, name: str) -> "Script":
@@ -165,7 +209,7 @@ class RedisQueue:
         if not self._sync_s:
             return self.script(name, keys, arguments)
         script = self._script(name)
-        with self._available(), self._redis.pipeline(transaction=False) as pipeline:
+        with self.available(), self._redis.pipeline(transaction=False) as pipeline:
             # In one request: WAITAOF looks at what its own connection has written.
             script(keys, arguments, client=pipeline)
             pipeline.execute_command("WAITAOF", 1, 0, int(self._sync_s * 1000))  # type: ignore[no-untyped-call]
@@ -286,6 +330,16 @@ class RedisQueue:
                 return self._ours(route, self._without_lost(route, entries))
         return self._ours(route, self._read_group(route, consumer, count, block_ms, b">"))
 
+    def start_reading(self, route: Route, consumer: str, count: int) -> Question:
+        """Ask for new entries, which `finish_reading` returns. The own backlog has to be read before."""
+        return self.ask("XREADGROUP", "GROUP", route.group, consumer, "COUNT", count, "STREAMS", route.stream, ">")
+
+    def finish_reading(self, route: Route, question: Question) -> list[Entry]:
+        """As `read_from_stream`."""
+        with self._group_made_again(route):
+            reply = question.answer()
+        return self._ours(route, _entries(reply[0][1], route.group) if reply else [])
+
     def reread_pending(self, route: Route, consumer: str) -> None:
         """Let the next read begin with this consumer's oldest pending entry again."""
         self._backlog_positions.pop((route, consumer), None)
@@ -301,16 +355,22 @@ class RedisQueue:
 
     def _read_group(self, route: Route, consumer: str, count: int, block_ms: int, position: bytes) -> list[Entry]:
         block = ("BLOCK", block_ms) if block_ms else ()
-        try:
+        with self._group_made_again(route):
             reply = self.call(
                 "XREADGROUP", "GROUP", route.group, consumer, "COUNT", count, *block, "STREAMS", route.stream, position
             )
+        return _entries(reply[0][1], route.group) if reply else []
+
+    @contextmanager
+    def _group_made_again(self, route: Route) -> Iterator[None]:
+        """Makes the group where a read finds it missing, and raises Unavailable then."""
+        try:
+            yield
         except exceptions.ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
             self.ensure_group(route)
             raise Unavailable(f"consumer group {route.group} was missing; made again from the start") from error
-        return _entries(reply[0][1], route.group) if reply else []
 
     def _ours(self, route: Route, entries: list[Entry]) -> list[Entry]:
         """Without what was replayed for another group of the stream: this one had its copy; acknowledged."""
@@ -338,6 +398,17 @@ class RedisQueue:
 
         Returns how many results and how many dead letters were written.
         """
+        written, dead = self.script("complete", *self._completion(route, target, results))
+        return written, dead
+
+    def start_completing(self, route: Route, target: str, results: Sequence[Result]) -> Question:
+        """The same, without waiting for it: the answer is what `complete` returns."""
+        keys, arguments = self._completion(route, target, results)
+        script = self._script("complete")
+        again = partial(self.script, "complete", keys, arguments)
+        return self.ask("EVALSHA", script.sha, len(keys), *keys, *arguments, again=again)
+
+    def _completion(self, route: Route, target: str, results: Sequence[Result]) -> tuple[list[str], list[Any]]:
         done = [result for result in results if not result.fault]
         arguments: list[Any] = [route.group, utc_now(), len(done)]
         for result in done:
@@ -345,9 +416,7 @@ class RedisQueue:
         for result in results:
             if result.fault:
                 arguments += (result.entry_id, result.data, result.fault)
-        keys = [route.stream, target, self.keys.dead_letters(route.stream)]
-        written, dead = self.script("complete", keys, arguments)
-        return written, dead
+        return [route.stream, target, self.keys.dead_letters(route.stream)], arguments
 
     # --- taking over from the dead -------------------------------------------------------------------------------
 
@@ -414,7 +483,7 @@ class RedisQueue:
     def beat(self, instance: str, fields: Mapping[str, str], ttl_s: int) -> None:
         """Refresh the heartbeat of a running process."""
         key = self.keys.heartbeat(instance)
-        with self._available(), self._redis.pipeline(transaction=True) as pipeline:
+        with self.available(), self._redis.pipeline(transaction=True) as pipeline:
             pipeline.hset(key, mapping=dict[Any, Any](fields))
             pipeline.expire(key, ttl_s)
             pipeline.execute()
@@ -426,7 +495,7 @@ class RedisQueue:
     def heartbeats(self) -> list[dict[str, str]]:
         """The fields of every heartbeat that has not expired."""
         beats = []
-        with self._available():
+        with self.available():
             keys = sorted(self._redis.scan_iter(match=f"{self.keys.heartbeat('')}*", count=1000))
         for key in keys:
             fields = _pairs(self.call("HGETALL", key))
@@ -498,7 +567,8 @@ class RedisQueue:
         return [entry_id.decode() for entry_id in removed]
 
     @contextmanager
-    def _available(self) -> Iterator[None]:
+    def available(self) -> Iterator[None]:
+        """Redis' errors as ours: see `call`."""
         try:
             yield
         except exceptions.AuthenticationError as error:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from common.errors import InvalidRecord, LeaseLost, Unavailable
 from common.keys import Route
 from common.leases import acquire_lease
 from common.records import OrderFilled, Token, decode_order_filled, encode
-from common.redis_queue import Entry, Result
+from common.redis_queue import Entry, Question, Result
 from common.runtime import Context, main
 from processors.token_index import UNREADABLE, TokenIndex
 from processors.trades import outcome_token, trade_of
@@ -30,6 +29,13 @@ class Waiting(NamedTuple):
     def has_expired(self, now: float, ttl_s: float) -> bool:
         """Counted from its arrival in Redis, so that a restart does not start the time again."""
         return now - arrival_s(self.entry.id) > ttl_s
+
+
+class Ahead(NamedTuple):
+    """What Redis has been asked for while a batch is looked at."""
+
+    writing: Question  # of the results before it
+    reading: Question | None  # of the batch after it
 
 
 def arrival_s(entry_id: bytes) -> float:
@@ -61,8 +67,7 @@ class TradeProcessor:
         )
         self._batch: list[Entry] = []  # read and not yet looked at; kept over an Unavailable
         self._results: list[Result] = []  # made and not yet written; likewise
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="redis")
-        self._ahead: Future[list[Entry]] | None = None  # see _go_ahead
+        self._ahead: Ahead | None = None
         self._waiting: dict[str, list[Waiting]] = {}
         self._counts = {"records_in": 0, "records_out": 0, "dead_letters": 0}
         self._next_care_at = 0.0
@@ -95,7 +100,7 @@ class TradeProcessor:
         self._process()
 
     def close(self) -> None:
-        self._beside.shutdown(wait=True, cancel_futures=True)
+        self._drop_ahead()
         with suppress(Unavailable):
             self._lease.release()
         self._clickhouse.close()
@@ -106,24 +111,40 @@ class TradeProcessor:
     # --- under load, Redis and this process work at the same time ---------------------------------------------------
 
     def _go_ahead(self) -> None:
-        """Have the last batch written and the next one read while this one is looked at. `_catch_up` comes first."""
-        results, self._results = self._results, []
-        self._ahead = self._beside.submit(self._finish_and_read, results)
+        """Have the last results written and the next batch read while this one is looked at.
 
-    def _finish_and_read(self, results: list[Result]) -> list[Entry]:
-        self._finish(results)
-        return self._read_entries(block_ms=0)
+        `_catch_up` comes first. Two threads instead cost more in waiting for one another than this brings.
+        """
+        results, self._results = self._results, []
+        try:
+            writing = self._queue.start_completing(self._events, self._trades, results)
+            self._ahead = Ahead(writing, None)
+            reading = self._queue.start_reading(self._events, self._lease.consumer, self._settings.processor_batch_size)
+            self._ahead = Ahead(writing, reading)
+        except Unavailable:
+            self._drop_ahead()
+            self._read_again()
+            raise
 
     def _catch_up(self) -> None:
         """What Redis has done meanwhile. When it could not, everything that is pending is read once more."""
         if self._ahead is None:
             return
-        ahead, self._ahead = self._ahead, None
         try:
-            self._batch += ahead.result()
+            self._count(*self._ahead.writing.answer())
+            if self._ahead.reading:
+                self._batch += self._queue.finish_reading(self._events, self._ahead.reading)
+            self._ahead = None
         except Unavailable:
+            self._drop_ahead()
             self._read_again()
             raise
+
+    def _drop_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        for question in ahead or ():
+            if question:
+                question.drop()
 
     # --- from fills to trades ----------------------------------------------------------------------------------------
 
@@ -131,15 +152,13 @@ class TradeProcessor:
         if self._is_full():
             return []
         try:
-            return self._read_entries(0 if self._results else IDLE_BLOCK_MS)
+            block_ms = 0 if self._results else IDLE_BLOCK_MS
+            return self._queue.read_from_stream(
+                self._events, self._lease.consumer, self._settings.processor_batch_size, block_ms
+            )
         except Unavailable:
             self._read_again()  # the reply may be what was lost, and its entries are ours
             raise
-
-    def _read_entries(self, block_ms: int) -> list[Entry]:
-        return self._queue.read_from_stream(
-            self._events, self._lease.consumer, self._settings.processor_batch_size, block_ms
-        )
 
     def _read_again(self) -> None:
         """Drop what is in hand, and read all that is pending for us once more."""
@@ -185,9 +204,11 @@ class TradeProcessor:
 
     def _finish(self, results: list[Result]) -> None:
         if results:
-            written, dead = self._queue.complete(self._events, self._trades, results)
-            self._counts["records_out"] += written
-            self._counts["dead_letters"] += dead
+            self._count(*self._queue.complete(self._events, self._trades, results))
+
+    def _count(self, written: int, dead: int) -> None:
+        self._counts["records_out"] += written
+        self._counts["dead_letters"] += dead
 
     # --- fills whose market is not known yet -----------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from common.clickhouse import ClickHouse
 from common.errors import Unavailable
-from common.redis_queue import RedisQueue
+from common.redis_queue import Question, RedisQueue
 from common.tables import Table
 from processors.clickhouse_writer import ClickHouseWriter
 from processors.trade_processor import TradeProcessor
@@ -58,6 +58,15 @@ class Saboteur:
         return result
 
 
+class SabotagedQuestion(Question):
+    """A question whose answer passes the saboteur."""
+
+    saboteur: Saboteur
+
+    def answer(self) -> Any:
+        return self.saboteur.around(super().answer)
+
+
 class SabotagedQueue(RedisQueue):
     """A queue whose every command and script passes the saboteur."""
 
@@ -65,6 +74,12 @@ class SabotagedQueue(RedisQueue):
 
     def call(self, *command: Any) -> Any:
         return self.saboteur.around(lambda: super(SabotagedQueue, self).call(*command))
+
+    def ask(self, *command: Any, again: Callable[[], Any] | None = None) -> Question:
+        question = self.saboteur.around(lambda: super(SabotagedQueue, self).ask(*command, again=again))
+        question.__class__ = SabotagedQuestion
+        question.saboteur = self.saboteur  # type: ignore[attr-defined]
+        return question
 
     def script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         return self.saboteur.around(lambda: super(SabotagedQueue, self).script(name, keys, arguments))
@@ -98,9 +113,7 @@ class Inline(ThreadPoolExecutor):
 
 def sabotaged_processor(pipeline: Pipeline, saboteur: Saboteur) -> TradeProcessor:
     queue, clickhouse = _sabotaged(pipeline, saboteur)
-    processor = TradeProcessor(context_of(pipeline.settings, queue), clickhouse)
-    processor._beside = Inline(1)
-    return processor
+    return TradeProcessor(context_of(pipeline.settings, queue), clickhouse)
 
 
 def sabotaged_writer(pipeline: Pipeline, saboteur: Saboteur) -> ClickHouseWriter:
