@@ -5,25 +5,18 @@ does, 40 a second with bursts of 80; every 20 ms the tables are asked which ids 
 inserted and read back directly: what ClickHouse itself takes.
 """
 
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-from bench.result import Result
+from bench.result import Result, options
+from bench.servers import running, servers
 from common.clickhouse import ClickHouse
 from common.config import Settings
 from common.records import encode
 from common.redis_queue import Offer, Position, RedisQueue
 from common.tables import ORDER_FILLED
-from setup_schema import setup
 from test_message import test_fill, test_market
-from tests.servers import ClickHouseServer, RedisServer
 
 SECONDS = 40
 RATE = 40  # fills a second; every fifth second twice as many
@@ -34,28 +27,6 @@ SETTLE_S = 20.0
 GOAL_S = 3.0
 FLOOR_ROUNDS = 20
 PROCESSES = ("processors.trade_processor", "processors.clickhouse_writer")
-
-
-@contextmanager
-def running(settings: Settings) -> Iterator[None]:
-    """Processor and writer as processes, ended by their ids."""
-    told = {
-        "REDIS_HOST": settings.redis_host,
-        "REDIS_PORT": str(settings.redis_port),
-        "CLICKHOUSE_HOST": settings.clickhouse_host,
-        "CLICKHOUSE_PORT": str(settings.clickhouse_port),
-        "LOG_TO_FILE": "false",
-        "LOG_LEVEL": "WARNING",
-    }
-    environment = {**os.environ, **told}
-    processes = [subprocess.Popen([sys.executable, "-m", name], env=environment) for name in PROCESSES]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(60)
 
 
 class Feed:
@@ -142,21 +113,15 @@ def percentile(ordered: list[float], share: float) -> float:
     return ordered[int(share * (len(ordered) - 1))]
 
 
-def run() -> Result:
+def run(arguments: Sequence[str] = ()) -> Result:
     """Start the servers, measure, print a table."""
-    with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder)
-        with RedisServer(directory / "redis") as redis, ClickHouseServer(directory / "clickhouse") as server:
-            settings = Settings(
-                redis_host=redis.host, redis_port=redis.port, clickhouse_host=server.host, clickhouse_port=server.port
-            )
-            setup(settings, lambda _: None)
-            queue, clickhouse = RedisQueue(settings), ClickHouse(settings)
-            floor = floor_s(clickhouse)
-            feed = Feed(queue, settings)
-            watches = [Watch(clickhouse, "trades"), Watch(clickhouse, "order_filled")]
-            with running(settings):
-                drive(feed, watches)
+    options("latency", arguments)
+    with servers() as bench:
+        floor = floor_s(bench.clickhouse)
+        feed = Feed(bench.queue, bench.settings)
+        watches = [Watch(bench.clickhouse, "trades"), Watch(bench.clickhouse, "order_filled")]
+        with running(bench.settings, PROCESSES):
+            drive(feed, watches)
     print(f"{len(feed.arrived)} fills in {SECONDS} s; arrival in Redis to visible in ClickHouse, seconds")
     print(f"{'table':14} {'p50':>7} {'p90':>7} {'p99':>7} {'max':>7}")
     for name, watch in zip(("trades", "order_filled"), watches, strict=True):
