@@ -1,8 +1,8 @@
 """All markets, once, from a source that answers after 300 ms and allows 300 requests in 10 s: requests in 10 s.
 
-The ingester and the writer run as processes. The API's 300 include the look-ups of tokens, so the ingester keeps to 290
-and its sweep to a twentieth less. Measured once the first ten seconds, in which the limit allows a burst, are over. At
-the end every market that was listed at the beginning has to be in ClickHouse.
+The ingester and the writer run as processes with their default settings. The API's 300 include the look-ups of tokens,
+so the ingester keeps to 290 and its sweep to a twentieth less. Measured once the first ten seconds, in which the limit
+allows a burst, are over. At the end every market that was listed at the beginning has to be in ClickHouse.
 """
 
 import time
@@ -19,8 +19,6 @@ OPEN_SHARE = 46_500 / 1_500_000  # as in 2026
 DELAY_S = 0.3
 ALLOWED = 300.0
 GOAL = 0.9 * ALLOWED
-WORKERS = 12
-OWN_LIMIT = 290
 WINDOW_S = 10.0
 POLL_S = 0.2
 LIMIT_S = 3600.0
@@ -49,11 +47,7 @@ def run(arguments: Sequence[str] = ()) -> Result:
 
 def sweeping() -> dict[str, object]:
     """The settings that differ from the defaults."""
-    return {
-        "polymarket_api_url": "http://127.0.0.1:1",  # told once the simulator has its port
-        "polymarket_requests_per_10s": OWN_LIMIT,
-        "polymarket_sweep_workers": WORKERS,
-    }
+    return {"polymarket_api_url": "http://127.0.0.1:1"}  # told once the simulator has its port
 
 
 def simulator(bench: Bench, markets: int, **changes: float) -> SimulatorServer:

@@ -99,10 +99,10 @@ class Settings(BaseSettings):
         "include_tag", description="where a market's tags come from: the market listing itself, or the event listing"
     )
     polymarket_requests_per_10s: int = Field(
-        250, ge=1, description="own limit on requests; the API allows 300 in 10 s and slows down before it rejects"
+        290, ge=1, description="own limit on requests; the API allows 300 in 10 s and slows down before it rejects"
     )
     polymarket_sweep_workers: int = Field(
-        4,
+        12,
         ge=1,
         le=32,
         description="requests at once while all markets are read; 1: page after page, 2: open and closed ones side by "

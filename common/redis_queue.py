@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common.config import Settings
-from common.errors import ConfigError, CursorLost, Unavailable
+from common.errors import ConfigError, CursorLost, PipelineError, Unavailable
 from common.keys import Keys, Route
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Question:
         except exceptions.NoScriptError:
             self.drop()
             return self._again()
-        except BaseException:
+        except (PipelineError, exceptions.RedisError):
             self.drop()
             raise
         self._queue.give_back(self._connection)
@@ -176,7 +176,7 @@ class RedisQueue:
             connection: Any = self._redis.connection_pool.get_connection()
             try:
                 connection.send_command(*command)
-            except BaseException:
+            except exceptions.RedisError:
                 connection.disconnect()
                 self.give_back(connection)
                 raise
