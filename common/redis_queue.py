@@ -212,7 +212,7 @@ class RedisQueue:
         with self.available(), self._redis.pipeline(transaction=False) as pipeline:
             # In one request: WAITAOF looks at what its own connection has written.
             script(keys, arguments, client=pipeline)
-            pipeline.execute_command("WAITAOF", 1, 0, int(self._sync_s * 1000))  # type: ignore[no-untyped-call]
+            pipeline.execute_command("WAITAOF", 1, 0, max(1, int(self._sync_s * 1000)))  # type: ignore[no-untyped-call]
             reply, (synced, _) = pipeline.execute()
         if not synced:
             raise Unavailable(f"Redis at {self._where} has not synced its append-only file within {self._sync_s:g} s")
@@ -268,7 +268,8 @@ class RedisQueue:
         *,
         after: Position | Height | None,
     ) -> Pushed:
-        keys = [stream, self.keys.dead_letters(stream), self.keys.seen(source), *cursor]
+        floor = self.keys.state(f"{source}_floor")
+        keys = [stream, self.keys.dead_letters(stream), self.keys.seen(source), *cursor, floor]
         arguments: list[Any] = [*place, source, utc_now(), *(after or ("", ""))]
         for offer in offers:
             arguments += (offer.identity, offer.timestamp, offer.data, offer.fault)

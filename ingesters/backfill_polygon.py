@@ -11,7 +11,7 @@ from common.redis_queue import RedisQueue
 from common.state import claim_start, read_height
 from ingesters.backfill_source import Bounds
 from ingesters.block_search import Search
-from ingesters.first_start import Beginning, note_beginning
+from ingesters.first_start import Beginning, note_beginning, read_beginning
 from ingesters.polygon import Polygon
 from ingesters.polygon_ingester import (
     SOURCE,
@@ -23,7 +23,7 @@ from ingesters.polygon_ingester import (
     window_blocks,
 )
 from ingesters.provider import Head
-from ingesters.start import Start, start_on_chain
+from ingesters.start import start_on_chain
 
 MOST_BLOCKS = 100  # a request; some 8,000 fills, 40 MB in memory: more at once would not be faster
 
@@ -84,7 +84,7 @@ class Chain:
         self._limits = {url: RateLimit(settings.backfill_polygon_requests_per_10s) for url in provider_urls(settings)}
         self._polygon = self._open()
         self._head: Head | None = None
-        self._claimed: Start | None = None
+        self._claimed: Beginning | None = None
         self._searches: dict[int, Search] = {}  # by moment; they go on after an interruption
 
     def bounds(self, begin: int, end: int) -> Bounds:
@@ -106,11 +106,12 @@ class Chain:
         return self._claim(window) if cursor is None else cursor.block - window
 
     def _claim(self, window: int) -> int:
-        """The live ingester has published nothing yet: it will begin where it would begin now."""
-        start = self._claimed or start_on_chain(self._settings, self._clock())
-        self._claimed = start  # the same after an interruption
-        block = self._block_of(start.moment) if start.block is None else start.block
-        moment = start.moment or self._time_of(block)
+        """The live ingester has published nothing yet: it will begin where it has begun to look, or would begin now."""
+        if self._claimed is None:  # the same after an interruption
+            now = start_on_chain(self._settings, self._clock())
+            self._claimed = read_beginning(self._queue, SOURCE, Beginning(now.moment, now.block or 0))
+        block = self._claimed.block or self._block_of(self._claimed.timestamp)
+        moment = self._claimed.timestamp or self._time_of(block)
         if not claim_start(self._queue, self._queue.height_keys(SOURCE)[0], block + window):
             return self._live_floor()  # it has published just now
         note_beginning(self._queue, SOURCE, Beginning(moment, block))

@@ -213,6 +213,9 @@ class Backfill:
             progress = Progress(tools.queue, lease, source=name, name=f"{begin}..{end}", stream=self._stream)
             self._wait_for_known(progress)
             self._read(progress, self._begun(progress, bounds))
+            left = self._patience(progress.read)
+            if left is None or left.slices or left.frontier < left.end:
+                raise RunLost(f"{progress.key}: Redis has lost a part of the progress")
             self._patience(progress.complete)
             return self._patience(progress.read)
 

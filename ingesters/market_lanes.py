@@ -173,7 +173,9 @@ class Descent:
         page, self._top = self._top, None
         assert page is not None  # it is ready
         ids = [int(identity) for identity in page.result().identities if identity.isdecimal()]
-        self._next = max(ids, default=0)
+        if not ids:
+            raise IdsIgnored("Gamma tells no newest closed market")
+        self._next = max(ids)
         self.span = Span(self._next + 1, self._next)
 
     def _check(self, block: Block, page: Page) -> None:

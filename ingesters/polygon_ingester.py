@@ -107,7 +107,10 @@ class PolygonIngester:
     def _read_cursor(self) -> Height | None:
         """The newest block published. One without a time is a start that a backfill has claimed: see `claim_start`."""
         cursor = read_height(self._context.queue, SOURCE)
-        if cursor is None or cursor.timestamp:
+        if cursor is None:  # told at once: a backfill may claim the start before the first page is published
+            note_beginning(self._context.queue, SOURCE, Beginning(self._start.moment, self._start.block or 0))
+            return None
+        if cursor.timestamp:
             return cursor
         block = max(self._settings.cutover_block, cursor.block - self._window_blocks)
         self._check_beginning(read_beginning(self._context.queue, SOURCE, Beginning(0, block)))

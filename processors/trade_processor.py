@@ -88,7 +88,7 @@ class TradeProcessor:
         self._release(self._index.follow())
         if not self._batch:
             self._batch = self._read()
-        if len(self._batch) >= self._settings.processor_batch_size and not self._is_full(len(self._batch)):
+        if self._is_under_load():
             self._go_ahead()
             self._look_at(self._batch)
         else:
@@ -109,6 +109,12 @@ class TradeProcessor:
         return {**self._counts, "waiting": self._waiting_count()}
 
     # --- under load, Redis and this process work at the same time ---------------------------------------------------
+
+    def _is_under_load(self) -> bool:
+        """Whether there is more to read than this batch, and room for it. What was pending is read before."""
+        is_full_batch = len(self._batch) == self._settings.processor_batch_size
+        has_room = not self._is_full(len(self._batch))
+        return is_full_batch and has_room and self._queue.has_read_backlog(self._events, self._lease.consumer)
 
     def _go_ahead(self) -> None:
         """Have the last results written and the next batch read while this one is looked at.

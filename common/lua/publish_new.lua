@@ -1,5 +1,5 @@
 -- Source to stream, for fills: what was not seen before goes out, and the cursor moves, in one step or not at all.
--- KEYS: stream, dead letters, seen (sorted set: identity by event time), cursor's time, cursor's id
+-- KEYS: stream, dead letters, seen (sorted set: identity by event time), cursor's time, cursor's id, floor
 -- Time is Unix seconds; for a source of blocks it is the block's number, and the id is the block's time.
 -- ARGV: position's time, position's id, window in seconds, source, now, time and id of what the caller knows to be
 -- published ('' if nothing), then per offer: identity, time, data, fault
@@ -9,8 +9,9 @@ local cursor_time = tonumber(redis.call('GET', KEYS[4]) or '-1')
 local cursor_id = redis.call('GET', KEYS[5]) or ''
 local known_time, known_id = tonumber(ARGV[6] ~= '' and ARGV[6] or '-1'), ARGV[7]
 if known_time > cursor_time or (known_time == cursor_time and known_id > cursor_id) then return {-1, 0, 0} end
--- Nothing is read again from before the window, so what is older was published when the cursor passed it.
-local floor = cursor_time - window
+-- Nothing is read again from before the window, so what is older was published when the cursor passed it. The floor never
+-- falls: what was seen there is forgotten, also when the window is made longer later.
+local floor = math.max(tonumber(redis.call('GET', KEYS[6]) or '-1'), cursor_time - window)
 local added, dead, known = 0, 0, 0
 local function publish(first, last)
   local identities, remember, here = {}, {}, {}
@@ -44,5 +45,7 @@ if position_time > cursor_time or (position_time == cursor_time and position_id 
   redis.call('SET', KEYS[5], position_id)
   cursor_time = position_time
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. (cursor_time - window))
+floor = math.max(floor, cursor_time - window)
+redis.call('SET', KEYS[6], floor)
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '(' .. floor)
 return {added, dead, known}

@@ -14,6 +14,7 @@ import pytest
 
 from common.config import Settings
 from common.errors import ConfigError
+from common.progress import DONE, Portion, Progress, Slice
 from common.runtime import Context
 from ingesters import goldsky_ingester
 from tests.builders import LOG, Pipeline
@@ -348,4 +349,35 @@ def test_clickhouse_and_redis_may_be_away_for_a_while(
             wait_until(lambda: "waiting: Redis" in running.output, "it waits for Redis")
             step_beside(running, pipeline.writer())  # with a new lease it waits for what was published before
     write_all(pipeline)
+    assert sorted(pipeline.ids("order_filled")) == sorted(truth(simulator, *span))
+
+
+def test_a_page_that_redis_forgets_is_read_again(
+    pipeline: Pipeline,
+    simulator: SimulatorServer,
+    own: Settings,
+    span: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last page of a slice, with its progress, as a server that syncs every second may lose them."""
+    publish = Progress.publish
+    forgotten: list[bytes] = []
+
+    def forgetful(progress: Progress, slice_: Slice, portion: Portion) -> bool:
+        if forgotten or portion.cursor != DONE or not portion.new:
+            return publish(progress, slice_, portion)
+        before, last = pipeline.queue.call("DUMP", progress.key), pipeline.queue.stream_info(pipeline.events).last_id
+        done = publish(progress, slice_, portion)
+        entries = pipeline.queue.read_simple(pipeline.events, (last or "0").encode(), 10_000)
+        pipeline.queue.call("XDEL", pipeline.events, *(entry.id for entry in entries))
+        pipeline.queue.call("RESTORE", progress.key, 0, before, "REPLACE")
+        forgotten.extend(entry.data for entry in entries)
+        return done
+
+    monkeypatch.setattr(Progress, "publish", forgetful)
+    with backfilling(own.model_copy(update={"backfill_workers": 1}), *span) as running:
+        told = step_beside(running, pipeline.writer())
+    write_all(pipeline)
+    assert forgotten
+    assert "Redis has lost a part of the progress" in told
     assert sorted(pipeline.ids("order_filled")) == sorted(truth(simulator, *span))

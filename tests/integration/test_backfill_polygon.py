@@ -1,12 +1,18 @@
 """A range of blocks, and the seam between the two sources: all of it, each fill once."""
 
+import time
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 
 import pytest
 
 from common.config import Settings
+from common.errors import Unavailable
 from common.runtime import Context
 from ingesters import polygon_ingester
+from ingesters.backfill_polygon import Chain
+from ingesters.polygon import AskAgain
 from tests.builders import LOG, Pipeline
 from tests.integration.backfilling import (
     backfill,
@@ -167,6 +173,33 @@ def _assert_live_has_the_rest(pipeline: Pipeline, simulator: SimulatorServer, se
         write_all(pipeline)
         return set(pipeline.ids("order_filled")) == expected
 
-    wait_until(has_all, "the live ingester has the rest", 30)
+    wait_until(has_all, "the live ingester has the rest", 90)
     live.close()
     assert len(pipeline.ids("order_filled")) == len(expected)
+
+
+def has_claimed(chain: Chain, now: int) -> bool:
+    try:
+        chain.bounds(now - 390, now - 200)
+    except (AskAgain, Unavailable):
+        return False
+    return True
+
+
+def test_a_live_ingester_that_waits_for_its_source_keeps_its_start(
+    pipeline: Pipeline, simulator: SimulatorServer, own: Settings
+) -> None:
+    own = own.model_copy(update={"order_events_start": "120s"})
+    started_at = time.time()
+    live = polygon_ingester.build(Context(own, pipeline.queue, LOG, lambda: False))
+    with closing(Chain(own, pipeline.queue, lambda: started_at + 60)) as later:
+        wait_until(partial(has_claimed, later, int(started_at)), "a backfill has claimed the live ingester's start")
+    frozen_at = int(simulator.freeze())
+    expected = truth(simulator, int(started_at) - 118, frozen_at + 1)
+
+    def has_all() -> bool:
+        live.step()
+        return set(published(pipeline)) >= expected
+
+    wait_until(has_all, "everything since its own start is published", 60)
+    live.close()

@@ -153,6 +153,11 @@ class TestPushBatch:
         assert push(queue, stream, (1060, "c"), bad) == (0, 0, 1)
         assert queue.dead_letters(stream, 10)[0] == 1
 
+    def test_a_window_that_is_made_longer_brings_nothing_back(self, queue: RedisQueue, stream: str) -> None:
+        push(queue, stream, (1000, "b"), offer("a", 500), offer("b", 1000), window_s=60)
+        assert push(queue, stream, (1000, "b"), offer("a", 500), window_s=600) == (0, 0, 1)
+        assert push(queue, stream, (1001, "c"), offer("a", 500), offer("c", 1001), window_s=600) == (1, 0, 1)
+
     def test_what_leaves_the_window_is_forgotten(self, queue: RedisQueue, stream: str) -> None:
         for t in range(100, 1000, 10):
             push(queue, stream, (t, "a"), offer(str(t), t))

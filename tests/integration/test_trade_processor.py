@@ -1,6 +1,7 @@
 """The trade processor between real servers."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -220,6 +221,55 @@ class TestPoison:
         pipeline.queue.read_from_stream(route, "dead-1", 10)
         run(pipeline, pipeline.processor())
         assert [letter.attempts for letter in pipeline.dead(pipeline.events)] == [2]
+
+
+class TestUnderLoad:
+    def test_what_was_pending_is_read_before_anything_new(self, pipeline: Pipeline) -> None:
+        pipeline.add_markets(range(10))
+        pipeline.add_fills(range(40))
+        first = pipeline.processor(processor_batch_size=40)
+        first._read()
+        first._lease.release()
+        pipeline.add_fills(range(40, 200))
+        second = pipeline.processor(processor_batch_size=10)
+        assert second.instance == first.instance
+        step_until([second], lambda: len(trades(pipeline)) >= 40, "as many trades as were pending")
+        assert {trade.id for trade in trades(pipeline)[:40]} == {make_fill(i).id for i in range(40)}
+        run(pipeline, second)
+        assert sorted(trade.id for trade in trades(pipeline)) == sorted(make_fill(i).id for i in range(200))
+
+    def test_while_clickhouse_is_away_no_more_is_taken_in_hand_than_two_batches(
+        self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pipeline.add_fills(range(200))
+        processor = pipeline.processor(processor_batch_size=10)
+
+        def away(*_: object) -> None:
+            raise Unavailable("ClickHouse is away")
+
+        monkeypatch.setattr(processor._clickhouse, "query", away)
+        for _ in range(20):
+            with pytest.raises(Unavailable, match="ClickHouse is away"):
+                processor.step()
+        assert pipeline.pending(pipeline.events) <= 20
+        monkeypatch.undo()
+        pipeline.add_markets(range(10))
+        run(pipeline, processor)
+        assert len(trades(pipeline)) == 200
+
+    def test_a_lost_connection_under_load_loses_and_doubles_nothing(self, pipeline: Pipeline) -> None:
+        pipeline.add_markets(range(10))
+        pipeline.add_fills(range(300))
+        processor = pipeline.processor(processor_batch_size=10)
+        for turn in range(60):
+            with suppress(Unavailable):
+                processor.step()
+            if turn % 3 == 0:
+                pipeline.queue.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            if turn % 5 == 0:
+                pipeline.queue.call("SCRIPT", "FLUSH")
+        run(pipeline, processor)
+        assert sorted(trade.id for trade in trades(pipeline)) == sorted(make_fill(i).id for i in range(300))
 
 
 class TestSeveral:
