@@ -138,7 +138,9 @@ class FaultBook:
     def _with_malformed_log(self, logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Puts a broken copy behind a log, with a transaction of its own."""
         place, number = self._rng.randrange(len(logs)), len(self.malformed)
-        key, value = BREAKS["polygon"][number % len(BREAKS["polygon"])]
+        # What a log does not have can't be broken in it: a node that tells no times has them asked for block by block.
+        breaks = [how for how in BREAKS["polygon"] if how[0] in logs[place]]
+        key, value = breaks[number % len(breaks)]
         transaction = f"{logs[place]['transactionHash'][:-16]}bad{number:013x}"
         broken = {**logs[place], "transactionHash": transaction, key: value}
         if value is None:

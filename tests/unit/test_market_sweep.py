@@ -62,13 +62,19 @@ def descend(descent: Descent, desk: Desk, lowest: int = 1) -> list[str]:
     return found
 
 
-@given(st.sets(st.integers(1, 3000), max_size=600), st.integers(1, 3000))
+@given(st.sets(st.integers(1, 3000), min_size=1, max_size=600), st.integers(1, 3000))
 def test_a_descent_reads_every_id_from_the_highest_down(ids: set[int], lowest: int) -> None:
     desk, descent = Desk(ids), Descent(None, 100)
     found = descend(descent, desk, lowest)
     assert {int(identity) for identity in found} == {number for number in ids if number >= lowest}
     assert len(found) == len(set(found))
     assert all(last - first < 400 for first, last in desk.asked)
+
+
+def test_without_a_newest_closed_market_there_is_no_descent() -> None:
+    """An empty answer would otherwise pass for a list that has been read to its end."""
+    with pytest.raises(IdsIgnored, match="no newest closed market"):
+        descend(Descent(None, 100), Desk(set()))
 
 
 def test_a_descent_goes_on_where_another_was() -> None:
