@@ -4,10 +4,9 @@ Every call either took effect completely or not at all: what belongs together is
 failure of Redis itself surfaces as `Unavailable`; the caller repeats the same call, which is safe for all of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -132,28 +131,30 @@ class DeadLetter(NamedTuple):
 class Question:
     """A command that has been sent and whose reply is fetched later: Redis works on it meanwhile."""
 
-    def __init__(self, queue: "RedisQueue", connection: Any, again: Callable[[], Any]) -> None:
+    def __init__(self, queue: "RedisQueue", connection: Any) -> None:
         self._queue = queue
         self._connection = connection
-        self._again = again  # the same in one piece, for a server that has lost its scripts
+        self._is_open = True  # the connection is ours until there is an answer, or none is wanted any more
 
     def answer(self) -> Any:
         """The raw reply, once. Raises as `RedisQueue.call` does; whether the command took effect is unknown then."""
         try:
             with self._queue.available():
                 reply = self._connection.read_response()
-        except exceptions.NoScriptError:
-            self.drop()
-            return self._again()
         except (PipelineError, exceptions.RedisError):
             self.drop()
             raise
-        self._queue.give_back(self._connection)
+        self._give_back()
         return reply
 
     def drop(self) -> None:
         """Give the reply up, and with it the connection that it would arrive on."""
-        self._connection.disconnect()
+        if self._is_open:
+            self._connection.disconnect()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._is_open = False
         self._queue.give_back(self._connection)
 
 
@@ -170,8 +171,8 @@ class RedisQueue:
 
     # --- the two ways in -----------------------------------------------------------------------------------------
 
-    def ask(self, *command: Any, again: Callable[[], Any] | None = None) -> Question:
-        """Send a command on a connection of its own. `again`: how to repeat a script that the server does not know."""
+    def ask(self, *command: Any) -> Question:
+        """Send a command on a connection of its own."""
         with self.available():
             connection: Any = self._redis.connection_pool.get_connection()
             try:
@@ -180,7 +181,7 @@ class RedisQueue:
                 connection.disconnect()
                 self.give_back(connection)
                 raise
-        return Question(self, connection, again or (lambda: self.call(*command)))
+        return Question(self, connection)
 
     def give_back(self, connection: Any) -> None:
         self._redis.connection_pool.release(connection)
@@ -405,9 +406,8 @@ class RedisQueue:
     def start_completing(self, route: Route, target: str, results: Sequence[Result]) -> Question:
         """The same, without waiting for it: the answer is what `complete` returns."""
         keys, arguments = self._completion(route, target, results)
-        script = self._script("complete")
-        again = partial(self.script, "complete", keys, arguments)
-        return self.ask("EVALSHA", script.sha, len(keys), *keys, *arguments, again=again)
+        # By its text: a server that has forgotten its scripts would refuse the digest.
+        return self.ask("EVAL", self._script("complete").script, len(keys), *keys, *arguments)
 
     def _completion(self, route: Route, target: str, results: Sequence[Result]) -> tuple[list[str], list[Any]]:
         done = [result for result in results if not result.fault]

@@ -20,6 +20,7 @@ from ingesters.goldsky_ingester import (
     SOURCE,
     PageSize,
     ParsedFill,
+    check_progress,
     offer_fill,
     open_source,
     positions_ahead,
@@ -63,7 +64,7 @@ class SubgraphReader:
         ahead = positions_ahead(scan, inside)
         is_over, is_full = len(inside) < len(parsed), len(raws) >= asked
         if not is_over:
-            _check_progress(scan, raws, ahead, is_full=is_full)
+            check_progress(scan, raws, ahead, is_full=is_full)
         following = None if is_over else advance(scan, ahead, is_full=is_full)
         self._skip = rows_to_skip([place for _, place in inside], max(ahead), skip) if ahead else 0
         portion = self._portion(scan, inside, following)
@@ -94,12 +95,6 @@ class SubgraphReader:
 
 def _begins_with(rows: Sequence[ParsedFill], position: Position) -> bool:
     return bool(rows) and rows[0].position == position
-
-
-def _check_progress(scan: Scan, raws: Sequence[bytes], ahead: Sequence[Position], *, is_full: bool) -> None:
-    is_repeated = scan.phase is Phase.FROM and bool(scan.position.id)
-    if raws and not ahead and (scan.phase is Phase.TIES or is_full) and not is_repeated:
-        raise Unavailable(f"Goldsky's fills do not advance beyond {scan.position}: no row has a usable place")
 
 
 def _dated(row: ParsedFill, position: Position) -> Offer:

@@ -216,8 +216,7 @@ class GoldskyIngester:
         ahead = positions_ahead(scan, parsed)
         self._push(parsed, max(ahead, default=scan.position))
         with self._freshness.asking(self._clock):
-            if raws and not ahead and (scan.phase is Phase.TIES or is_full) and not _is_repeated(scan):
-                raise Unavailable(f"Goldsky's fills do not advance beyond {scan.position}: no row has a usable place")
+            check_progress(scan, raws, ahead, is_full=is_full)
         self._scan = advance(scan, ahead, is_full=is_full)
         self._note(now, is_full=is_full)
         return 0.0
@@ -340,9 +339,12 @@ def positions_ahead(scan: Scan, parsed: Sequence[ParsedFill]) -> list[Position]:
     return good or faulty
 
 
-def _is_repeated(scan: Scan) -> bool:
-    """Whether a page without anything new is what this question may bring: the rest of the second that was read."""
-    return scan.phase is Phase.FROM and bool(scan.position.id)
+def check_progress(scan: Scan, raws: Sequence[bytes], ahead: Sequence[Position], *, is_full: bool) -> None:
+    """Raises Unavailable for a page that leads nowhere, though there must be more behind it."""
+    # A page without anything new is what this question may bring: the rest of the second that was read.
+    is_repeated = scan.phase is Phase.FROM and bool(scan.position.id)
+    if raws and not ahead and (scan.phase is Phase.TIES or is_full) and not is_repeated:
+        raise Unavailable(f"Goldsky's fills do not advance beyond {scan.position}: no row has a usable place")
 
 
 def _dated(offer: Offer, position: Position) -> Offer:

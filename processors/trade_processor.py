@@ -1,8 +1,8 @@
 """Fills to trades: each fill is acknowledged and its trade written in one step, once."""
 
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from common.clickhouse import ClickHouse
@@ -29,13 +29,6 @@ class Waiting(NamedTuple):
     def has_expired(self, now: float, ttl_s: float) -> bool:
         """Counted from its arrival in Redis, so that a restart does not start the time again."""
         return now - arrival_s(self.entry.id) > ttl_s
-
-
-class Ahead(NamedTuple):
-    """What Redis has been asked for while a batch is looked at."""
-
-    writing: Question  # of the results before it
-    reading: Question | None  # of the batch after it
 
 
 def arrival_s(entry_id: bytes) -> float:
@@ -67,7 +60,7 @@ class TradeProcessor:
         )
         self._batch: list[Entry] = []  # read and not yet looked at; kept over an Unavailable
         self._results: list[Result] = []  # made and not yet written; likewise
-        self._ahead: Ahead | None = None
+        self._ahead: list[Question] = []  # under load: the last results' writing, and the next batch's reading
         self._waiting: dict[str, list[Waiting]] = {}
         self._counts = {"records_in": 0, "records_out": 0, "dead_letters": 0}
         self._next_care_at = 0.0
@@ -122,35 +115,36 @@ class TradeProcessor:
         `_catch_up` comes first. Two threads instead cost more in waiting for one another than this brings.
         """
         results, self._results = self._results, []
-        try:
-            writing = self._queue.start_completing(self._events, self._trades, results)
-            self._ahead = Ahead(writing, None)
-            reading = self._queue.start_reading(self._events, self._lease.consumer, self._settings.processor_batch_size)
-            self._ahead = Ahead(writing, reading)
-        except Unavailable:
-            self._drop_ahead()
-            self._read_again()
-            raise
+        with self._ahead_or_again():
+            self._ahead.append(self._queue.start_completing(self._events, self._trades, results))
+            self._ahead.append(
+                self._queue.start_reading(self._events, self._lease.consumer, self._settings.processor_batch_size)
+            )
 
     def _catch_up(self) -> None:
-        """What Redis has done meanwhile. When it could not, everything that is pending is read once more."""
-        if self._ahead is None:
+        """What Redis has done meanwhile."""
+        if not self._ahead:
             return
+        with self._ahead_or_again():
+            writing, reading = self._ahead
+            self._count(*writing.answer())
+            self._batch += self._queue.finish_reading(self._events, reading)
+            self._ahead = []
+
+    @contextmanager
+    def _ahead_or_again(self) -> Iterator[None]:
+        """When Redis is away, nobody knows what it has done: everything that is pending is read once more."""
         try:
-            self._count(*self._ahead.writing.answer())
-            if self._ahead.reading:
-                self._batch += self._queue.finish_reading(self._events, self._ahead.reading)
-            self._ahead = None
+            yield
         except Unavailable:
             self._drop_ahead()
             self._read_again()
             raise
 
     def _drop_ahead(self) -> None:
-        ahead, self._ahead = self._ahead, None
-        for question in ahead or ():
-            if question:
-                question.drop()
+        for question in self._ahead:
+            question.drop()
+        self._ahead = []
 
     # --- from fills to trades ----------------------------------------------------------------------------------------
 

@@ -75,11 +75,11 @@ class SabotagedQueue(RedisQueue):
     def call(self, *command: Any) -> Any:
         return self.saboteur.around(lambda: super(SabotagedQueue, self).call(*command))
 
-    def ask(self, *command: Any, again: Callable[[], Any] | None = None) -> Question:
-        question = self.saboteur.around(lambda: super(SabotagedQueue, self).ask(*command, again=again))
-        question.__class__ = SabotagedQuestion
-        question.saboteur = self.saboteur  # type: ignore[attr-defined]
-        return question
+    def ask(self, *command: Any) -> Question:
+        question = self.saboteur.around(lambda: super(SabotagedQueue, self).ask(*command))
+        sabotaged = SabotagedQuestion(self, question._connection)
+        sabotaged.saboteur = self.saboteur
+        return sabotaged
 
     def script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         return self.saboteur.around(lambda: super(SabotagedQueue, self).script(name, keys, arguments))

@@ -17,11 +17,11 @@ from rich.console import Console
 from common.clickhouse import ClickHouse
 from common.config import Settings
 from common.redis_queue import RedisQueue
-from common.runtime import Signals, Stage
+from common.runtime import Context, Signals, Stage
 from ingesters.backfill import Order, run
 from ingesters.backfill_run import Stopped, Tools
 from ingesters.backfill_text import Display
-from tests.builders import Pipeline, step_until
+from tests.builders import LOG, Pipeline, step_until
 from tests.servers import ROOT, environment
 from tests.simulator import SimulatorServer
 from tests.waiting import wait_until
@@ -188,3 +188,27 @@ def written(pipeline: Pipeline) -> bool:
         group.name == pipeline.settings.group_order_events_writers and group.pending == 0 and group.lag == 0
         for group in groups
     )
+
+
+def truth(simulator: SimulatorServer, begin: int, end: int) -> set[str]:
+    return set(simulator.truth_fills(since=begin, until=end))
+
+
+def assert_live_has_the_rest(
+    build: Callable[[Context], Stage], pipeline: Pipeline, simulator: SimulatorServer, settings: Settings, begin: int
+) -> None:
+    """A live ingester that starts now reads what the backfill has left to it, and everything is there once."""
+    live = build(Context(settings, pipeline.queue, LOG, lambda: False))
+    frozen_at = int(simulator.freeze())
+    expected = truth(simulator, begin, frozen_at + 1)
+
+    def has_all() -> bool:
+        live.step()
+        write_all(pipeline)
+        return set(pipeline.ids("order_filled")) >= expected
+
+    try:
+        wait_until(has_all, "the live ingester has the rest", 90)
+    finally:
+        live.close()
+    assert sorted(pipeline.ids("order_filled")) == sorted(expected)

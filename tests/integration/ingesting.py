@@ -2,10 +2,14 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
@@ -14,7 +18,7 @@ from common.config import Settings
 from common.errors import Unavailable
 from common.redis_queue import DeadLetter, RedisQueue
 from common.runtime import Context, Stage
-from tests.servers import RedisServer
+from tests.servers import ROOT, RedisServer
 from tests.waiting import wait_until
 
 LOG = logging.getLogger("ingester under test")
@@ -43,6 +47,19 @@ def run_until(stage: Stage, predicate: Callable[[], object], what: str, limit_s:
 
     wait_until(turn, what, limit_s)
     return failures
+
+
+def process(command: list[str], context: Context, folder: Path) -> subprocess.Popen[bytes]:
+    """An ingester as its own process, with the context's settings in its environment; its log is `folder`/log."""
+    settings = {
+        name.upper(): str(value)
+        for name, value in context.settings.model_dump().items()
+        if isinstance(value, str | int | float)
+    }
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env={**os.environ, **settings}, stdout=log, stderr=log
+        )
 
 
 def published(context: Context, stream: str) -> list[dict[str, Any]]:

@@ -21,12 +21,14 @@ from tests.builders import LOG, Pipeline
 from tests.faults.tcp_proxy import TcpProxy
 from tests.integration.backfilling import (
     Command,
+    assert_live_has_the_rest,
     backfill,
     backfilling,
     published,
     settings_of,
     step_beside,
     stopped_at,
+    truth,
     write_all,
 )
 from tests.servers import ROOT, ClickHouseServer, RedisServer
@@ -63,10 +65,6 @@ def own(pipeline: Pipeline, simulator: SimulatorServer) -> Settings:
     return settings_of(pipeline.settings, simulator)
 
 
-def truth(simulator: SimulatorServer, begin: int, end: int) -> set[str]:
-    return set(simulator.truth_fills(since=begin, until=end))
-
-
 @contextmanager
 def far_away(simulator: SimulatorServer) -> Iterator[str]:
     """The address of a subgraph whose answers take their time, so that there is a middle of a run."""
@@ -82,25 +80,6 @@ def assert_each_once(pipeline: Pipeline, expected: set[str]) -> None:
     counted = published(pipeline)
     assert set(counted) == expected
     assert set(counted.values()) == {1}
-
-
-def assert_live_has_the_rest(pipeline: Pipeline, simulator: SimulatorServer, settings: Settings, begin: int) -> None:
-    """A live ingester that starts now reads what the backfill has left to it, and everything is there once."""
-    live = goldsky_ingester.build(Context(settings, pipeline.queue, LOG, lambda: False))
-    frozen_at = int(simulator.freeze())
-    expected = truth(simulator, begin, frozen_at + 1)
-
-    def has_all() -> bool:
-        live.step()
-        write_all(pipeline)
-        return set(pipeline.ids("order_filled")) >= expected
-
-    try:
-        wait_until(has_all, "the live ingester has the rest", 90)
-    finally:
-        live.close()
-        assert set(pipeline.ids("order_filled")) == expected
-    assert len(pipeline.ids("order_filled")) == len(expected)
 
 
 def test_the_whole_range_arrives_each_fill_once(
@@ -163,7 +142,7 @@ def test_the_live_ingester_and_a_backfill_share_what_there_is(
     live = goldsky_ingester.build(Context(own, pipeline.queue, LOG, lambda: False))
     with backfilling(own, span[0], span[1] + 86_400) as running:
         assert "goldsky_ingester's" in step_beside(running, live, pipeline.writer())
-    assert_live_has_the_rest(pipeline, simulator, own, span[0])
+    assert_live_has_the_rest(goldsky_ingester.build, pipeline, simulator, own, span[0])
 
 
 @pytest.mark.parametrize("start", ["2h", "1s"])
@@ -174,7 +153,7 @@ def test_a_live_ingester_that_starts_later_begins_where_the_backfill_left_it(
     own = own.model_copy(update={"goldsky_overlap_s": 0})  # or it would be read with that
     backfill(own, *span)
     later = own.model_copy(update={"order_events_start": start})  # which no longer counts
-    assert_live_has_the_rest(pipeline, simulator, later, span[0])
+    assert_live_has_the_rest(goldsky_ingester.build, pipeline, simulator, later, span[0])
 
 
 def test_an_interrupted_run_goes_on_where_it_was(

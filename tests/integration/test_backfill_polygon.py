@@ -15,12 +15,14 @@ from ingesters.backfill_polygon import Chain
 from ingesters.polygon import AskAgain
 from tests.builders import LOG, Pipeline
 from tests.integration.backfilling import (
+    assert_live_has_the_rest,
     backfill,
     backfilling,
     published,
     settings_of,
     step_beside,
     stopped_at,
+    truth,
     write_all,
 )
 from tests.simulator import SimulatorServer
@@ -58,10 +60,6 @@ def span(simulator: SimulatorServer) -> tuple[int, int]:
 @pytest.fixture
 def own(pipeline: Pipeline, simulator: SimulatorServer) -> Settings:
     return settings_of(pipeline.settings, simulator)
-
-
-def truth(simulator: SimulatorServer, begin: int, end: int) -> set[str]:
-    return set(simulator.truth_fills(since=begin, until=end))
 
 
 def assert_each_once(pipeline: Pipeline, expected: set[str]) -> None:
@@ -149,7 +147,7 @@ def test_the_live_ingester_and_a_backfill_share_what_there_is(
     live = polygon_ingester.build(Context(own, pipeline.queue, LOG, lambda: False))
     with backfilling(own, begin, span[1] + 86_400, source="polygon") as running:
         assert "polygon_ingester's" in step_beside(running, live, pipeline.writer())
-    _assert_live_has_the_rest(pipeline, simulator, own, begin)
+    assert_live_has_the_rest(polygon_ingester.build, pipeline, simulator, own, begin)
 
 
 @pytest.mark.parametrize("start", ["2h", "1s"])
@@ -160,22 +158,7 @@ def test_a_live_ingester_that_starts_later_begins_where_the_backfill_left_it(
     own = own.model_copy(update={"polygon_overlap_blocks": 0})
     backfill(own, begin, span[1], source="polygon")
     later = own.model_copy(update={"order_events_start": start})  # which no longer counts
-    _assert_live_has_the_rest(pipeline, simulator, later, begin)
-
-
-def _assert_live_has_the_rest(pipeline: Pipeline, simulator: SimulatorServer, settings: Settings, begin: int) -> None:
-    live = polygon_ingester.build(Context(settings, pipeline.queue, LOG, lambda: False))
-    frozen_at = int(simulator.freeze())
-    expected = truth(simulator, begin, frozen_at + 1)
-
-    def has_all() -> bool:
-        live.step()
-        write_all(pipeline)
-        return set(pipeline.ids("order_filled")) == expected
-
-    wait_until(has_all, "the live ingester has the rest", 90)
-    live.close()
-    assert len(pipeline.ids("order_filled")) == len(expected)
+    assert_live_has_the_rest(polygon_ingester.build, pipeline, simulator, later, begin)
 
 
 def has_claimed(chain: Chain, now: int) -> bool:

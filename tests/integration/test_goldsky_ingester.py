@@ -1,10 +1,7 @@
 """Fills from a simulated subgraph to a real stream: each once, none lost, whatever the source does."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -20,8 +17,18 @@ from common.redis_queue import Position, RedisQueue
 from common.runtime import Context, Runner, Signals
 from common.state import read_position, read_state
 from ingesters.goldsky_ingester import GoldskyIngester, build
-from tests.integration.ingesting import Asked, Reply, as_json, context_for, dead_letters, published, run_until, upstream
-from tests.servers import ROOT, RedisServer
+from tests.integration.ingesting import (
+    Asked,
+    Reply,
+    as_json,
+    context_for,
+    dead_letters,
+    process,
+    published,
+    run_until,
+    upstream,
+)
+from tests.servers import RedisServer
 from tests.simulator import SimulatorServer
 from tests.waiting import wait_until
 
@@ -579,16 +586,3 @@ def test_the_process_refuses_a_wrong_start_with_status_2(
     with process(["-m", "ingesters.goldsky_ingester"], context, tmp_path) as running:
         assert running.wait(10) == 2
     assert "ORDER_EVENTS_START: expected" in (tmp_path / "log").read_text()
-
-
-def process(command: list[str], context: Context, folder: Path) -> subprocess.Popen[bytes]:
-    """The ingester as its own process, with the context's settings in its environment."""
-    settings = {
-        name.upper(): str(value)
-        for name, value in context.settings.model_dump().items()
-        if isinstance(value, str | int | float)
-    }
-    with (folder / "log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env={**os.environ, **settings}, stdout=log, stderr=log
-        )

@@ -1,10 +1,7 @@
 """Fills from a simulated chain to a real stream: each once, none lost, whatever the providers do."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +18,18 @@ from common.state import read_height, read_state
 from ingesters import goldsky_ingester
 from ingesters.first_start import iso
 from ingesters.polygon_ingester import PolygonIngester, build
-from tests.integration.ingesting import Asked, Reply, as_json, context_for, dead_letters, published, run_until, upstream
-from tests.servers import ROOT, RedisServer
+from tests.integration.ingesting import (
+    Asked,
+    Reply,
+    as_json,
+    context_for,
+    dead_letters,
+    process,
+    published,
+    run_until,
+    upstream,
+)
+from tests.servers import RedisServer
 from tests.simulator import SimulatorServer
 from tests.waiting import wait_until
 
@@ -665,16 +672,3 @@ def test_a_process_that_is_killed_now_and_then_ends_complete(
             running.kill()
     run_to_the_end(build(context), context, simulator)
     assert_complete(context, simulator)
-
-
-def process(command: list[str], context: Context, folder: Path) -> subprocess.Popen[bytes]:
-    """The ingester as its own process, with the context's settings in its environment."""
-    settings = {
-        name.upper(): str(value)
-        for name, value in context.settings.model_dump().items()
-        if isinstance(value, str | int | float)
-    }
-    with (folder / "log").open("wb") as log_file:
-        return subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env={**os.environ, **settings}, stdout=log_file, stderr=log_file
-        )
