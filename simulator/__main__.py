@@ -112,7 +112,7 @@ def parse_cutover(text: str) -> int | None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    birth = int(time.time())
+    birth = chain.time_of(chain.block_at(time.time()))
     is_relative = options.cutover is not None and options.cutover < 0
     return Settings(
         seed=options.seed,

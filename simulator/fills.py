@@ -89,23 +89,26 @@ class FillMaker:
         self._catalogue = catalogue
         self._rates = rates
         self._cutover = None if cutover is None else chain.first_block_at(cutover)
+        self._first_live_block = chain.first_block_at(rates.birth)
         self._fillable = catalogue.fillable(rates.birth)
         self._weights = list(accumulate(market.weight for market in self._fillable))
         self._wallets = [hex_digest(seed, "wallet", number, size=20) for number in range(WALLETS)]
 
     def block(self, number: int) -> Block:
-        time_s = chain.time_of(number)
-        draft = _Draft(self, number, generator(self._seed, 105, number))
-        wanted = self._wanted(number, draft.rng)
+        """Chance counts blocks from birth, so that a world of the same seed has the same trading whenever it is born."""
+        time_s, age = chain.time_of(number), number - self._first_live_block
+        draft = _Draft(self, number, generator(self._seed, 105, age))
+        wanted = self._wanted(time_s, age, draft.rng)
+        most_makers = max(1, wanted // 2)  # so that no match is all of its block
         while (missing := wanted - len(draft.fills)) > 0:
             if missing == 1 and draft.rng.random() < 0.5:  # noqa: PLR2004 - a match has two rows at least
                 break
-            draft.add_match(max(1, missing - 1), is_v1=self.is_v1(number, len(draft.fills) / wanted))
+            draft.add_match(min(max(1, missing - 1), most_makers), is_v1=self.is_v1(number, len(draft.fills) / wanted))
         return Block(number, time_s, tuple(sorted(draft.fills)))
 
-    def _wanted(self, number: int, rng: Random) -> int:
-        mean = self._rates.at(chain.time_of(number)) * chain.BLOCK_S
-        if mix(self._seed, 106, number // _BURST_BLOCKS) % _BURST_EVERY == 0:
+    def _wanted(self, time_s: int, age: int, rng: Random) -> int:
+        mean = self._rates.at(time_s) * chain.BLOCK_S
+        if mix(self._seed, 106, age // _BURST_BLOCKS) % _BURST_EVERY == 0:
             mean *= 2
         return _poisson(mean, rng)
 

@@ -215,13 +215,20 @@ def test_after_the_cut_over_other_exchanges_match() -> None:
             assert fill.exchange in (v2 if fill.timestamp > birth else v1)
 
 
-def test_the_block_of_the_cut_over_has_fills_of_both_eras() -> None:
+@pytest.mark.parametrize("seed", range(1, 41))
+def test_the_block_of_the_cut_over_has_fills_of_both_eras(seed: int) -> None:
     birth = small_world()[0].settings.birth
-    world, _ = small_world(age_s=200, cutover=birth - 1)
+    world, _ = small_world(age_s=200, cutover=birth - 1, seed=seed, markets=20)
     assert world.cutover_block is not None
     block = world.block(world.cutover_block)
     assert block.timestamp == birth
     assert {fill.is_v1 for fill in block.fills} == {True, False}
+
+
+def test_when_a_world_is_born_does_not_change_how_much_is_traded_when() -> None:
+    """Tests that start a simulator now see the same numbers in every run."""
+    first, second = small_world(markets=50)[0], small_world(markets=50, birth=1_767_600_000 + 98_764)[0]
+    assert [first.count(number) for number in first.numbers()] == [second.count(number) for number in second.numbers()]
 
 
 def test_ids_after_the_cut_over_are_made_of_transaction_and_place_in_the_log() -> None:
