@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 
 from common.config import Settings
@@ -161,10 +162,19 @@ class Subgraph:
         begin = max(begin, FIRST_FILL)
         wanted = min(end, self._settings.cutover_timestamp + 1)
         end = min(wanted, self._live_floor())
-        note = ""
+        notes = []
         if begin < wanted and end < wanted:
-            note = f"fills from {_utc(end)} on are goldsky_ingester's, which reads them by itself"
-        return Bounds(begin, end, begin, end, note)
+            notes.append(f"fills from {_utc(end)} on are goldsky_ingester's, which reads them by itself")
+        if begin < end and (head := self._head_s()) is not None and head + 1 < end:
+            notes.append(f"the subgraph has got as far as {_utc(head)}: what follows is left for another run")
+            end = max(begin, head + 1)
+        return Bounds(begin, end, begin, end, "; ".join(notes))
+
+    def _head_s(self) -> int | None:
+        """The second that the subgraph has read the chain up to; None where it does not say."""
+        with closing(open_source(self._settings, self._limit)) as source:
+            meta = Goldsky(source, SCHEMAS[self._settings.goldsky_schema]).meta()
+        return None if meta is None else meta.timestamp
 
     def _live_floor(self) -> int:
         """The second from which on the live ingester publishes: see publish_new.lua."""

@@ -13,7 +13,7 @@ from common.progress import DONE, Portion, Slice
 from ingesters.backfill_goldsky import SubgraphStation
 from ingesters.backfill_plan import CATCH_UP, Spacing
 from tests.builders import EXCHANGE_V1, Pipeline, token_id, wallet
-from tests.integration.backfilling import backfill, published
+from tests.integration.backfilling import backfill, published, write_all
 from tests.integration.ingesting import Asked, Reply, as_json, upstream
 
 if TYPE_CHECKING:
@@ -48,11 +48,15 @@ class Subgraph:
         self.rows = [row(number) for number in range(count)]
         self.asked: list[dict[str, Any]] = []
         self.times: list[float] = []
+        self.head: int | None = None  # what it tells of itself
         self.in_the_way: Callable[[dict[str, Any]], Reply | None] = lambda _variables: None
         self._lock = threading.Lock()
 
     def __call__(self, asked: Asked) -> Reply:
-        variables = json.loads(asked.body)["variables"]
+        question = json.loads(asked.body)
+        if "_meta" in question["query"]:
+            return as_json({"data": {"_meta": {"block": {"timestamp": self.head}}}})
+        variables = question["variables"]
         with self._lock:
             self.asked.append(variables)
             self.times.append(time.monotonic())
@@ -184,3 +188,32 @@ def test_all_workers_together_keep_to_the_limit(pipeline: Pipeline, settings: Se
     assert len(published(pipeline)) == 1400
     in_a_second = [sum(first <= at < first + 1 for at in source.times) for first in source.times]
     assert max(in_a_second) <= 5 + 1 + CATCH_UP
+
+
+def test_what_the_subgraph_has_not_read_yet_is_left_for_another_run(pipeline: Pipeline, settings: Settings) -> None:
+    """It is hours behind, and no live ingester has begun: a run that ended where that will begin would leave a gap."""
+    source = Subgraph(3000)
+    everything, source.rows = source.rows, source.rows[:700]
+    source.head = BEGIN + 99
+    with upstream(source) as url:
+        first = backfill(settings_for(settings, url), BEGIN, BEGIN + 400)
+        assert "got as far as" in first
+        assert len(published(pipeline)) == 700
+        source.rows, source.head = everything, BEGIN + 10_000
+        write_all(pipeline)
+        second = backfill(settings_for(settings, url), BEGIN, BEGIN + 400)
+    assert "got as far as" not in second
+    counted = published(pipeline)
+    assert len(counted) == 2800
+    assert set(counted.values()) == {1}
+
+
+def test_a_subgraph_that_has_nothing_of_the_range_yet_is_not_asked_for_it(
+    pipeline: Pipeline, settings: Settings
+) -> None:
+    source = Subgraph(10)
+    source.head = BEGIN - 1000
+    with upstream(source) as url:
+        assert "nothing to read" in backfill(settings_for(settings, url), BEGIN, BEGIN + 400)
+    assert source.asked == []
+    assert published(pipeline) == {}
