@@ -14,6 +14,7 @@ from common.config import Settings, load_settings
 from common.errors import ConfigError, PipelineError
 from common.http import HttpSource, Rejected
 from common.redis_queue import RedisQueue
+from common.state import read_state
 from common.tables import DEDUPLICATION_WINDOW, TABLES, Table
 
 OLDEST_REDIS = (6, 2)
@@ -76,6 +77,12 @@ def redis_checks(queue: RedisQueue) -> Iterator[Check]:
         lambda: redis_fact(queue, "memory", "maxmemory_policy", "noeviction"),
         "redis-cli CONFIG SET maxmemory-policy noeviction: eviction would remove fills",
     )
+
+
+def mode_of_data(queue: RedisQueue, wanted: str) -> str:
+    held = read_state(queue, "mode")
+    require(held in {None, wanted}, f"Redis holds {held} data, these settings are for {wanted}")
+    return f"{wanted} data" if held else "no data yet"
 
 
 def clickhouse_version(clickhouse: ClickHouse) -> str:
@@ -154,10 +161,13 @@ def source_checks(settings: Settings) -> Iterator[Check]:
 
 
 def run_checks(settings: Settings) -> Iterator[Check]:
-    yield Check("settings", f"{settings.pipeline_mode} mode")
+    mode = settings.pipeline_mode
+    yield Check("settings", f"{mode} mode")
     queue, clickhouse = RedisQueue(settings), ClickHouse(settings)
     try:
         yield from redis_checks(queue)
+        remedy = "right beside ./start.sh --demo, which simulates the sources below; else see PIPELINE_MODE"
+        yield check("data", lambda: mode_of_data(queue, mode), remedy, is_warning=True)
         yield from clickhouse_checks(clickhouse)
     finally:
         queue.close()

@@ -1,5 +1,6 @@
 """ClickHouse: the only module that speaks to it. Its errors come out as ours, named after what to do."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,8 @@ RETRY = frozenset(
 )
 SCHEMA = frozenset({8, 10, 16, 20, 36, 42, 43, 44, 46, 47, 48, 57, 60, 62, 81, 115, 179, 497})  # wrong for every row
 DENIED = frozenset({192, 193, 194, 516})
+# A command without a log of its own would print what the driver logs beside the error that it tells itself.
+logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 
 class ClickHouse:

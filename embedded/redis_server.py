@@ -66,7 +66,8 @@ def configuration(settings: ServerSettings) -> str:
         # the pipeline writes in batches.
         "appendfsync always",
         "aof-use-rdb-preamble yes",
-        "auto-aof-rewrite-min-size 256mb",  # the default, 64mb, has it rewritten every few seconds while catching up
+        # The default, 64mb, has it rewritten every few seconds while the pipeline catches up, at a tenth of the machine.
+        "auto-aof-rewrite-min-size 1gb",  # a restart reads that in some 8 s
         f"maxmemory {settings.maxmemory}",
         "maxmemory-policy noeviction",  # a full server refuses writes, which is back-pressure; eviction would be loss
     ]
