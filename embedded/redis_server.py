@@ -66,7 +66,7 @@ def configuration(settings: ServerSettings) -> str:
         # the pipeline writes in batches.
         "appendfsync always",
         "aof-use-rdb-preamble yes",
-        # The default, 64mb, has it rewritten every few seconds while the pipeline catches up, at a tenth of the machine.
+        # The default, 64mb, has it rewritten every few seconds while catching up, for a tenth of the machine.
         "auto-aof-rewrite-min-size 1gb",  # a restart reads that in some 8 s
         f"maxmemory {settings.maxmemory}",
         "maxmemory-policy noeviction",  # a full server refuses writes, which is back-pressure; eviction would be loss

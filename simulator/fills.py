@@ -95,7 +95,7 @@ class FillMaker:
         self._wallets = [hex_digest(seed, "wallet", number, size=20) for number in range(WALLETS)]
 
     def block(self, number: int) -> Block:
-        """Chance counts blocks from birth, so that a world of the same seed has the same trading whenever it is born."""
+        """Chance counts blocks from birth: a world of the same seed has the same trading whenever it is born."""
         time_s, age = chain.time_of(number), number - self._first_live_block
         draft = _Draft(self, number, generator(self._seed, 105, age))
         wanted = self._wanted(time_s, age, draft.rng)

@@ -76,15 +76,15 @@ def own_name() -> str:
 
 
 def make_settings(**changes: Any) -> Settings:
-    """Return settings for tests, quick to give up waiting, without reading `.env`."""
+    """Return settings for tests, which wait little between attempts, without reading `.env`."""
     quick: dict[str, Any] = {
         "backoff_initial_s": 0.01,
         "backoff_max_s": 0.05,
         "clickhouse_writer_max_wait": 0.02,
         "trim_interval_s": 0.01,
         "unknown_token_recheck_s": 0.01,
-        "redis_timeout_s": 5.0,
-        "clickhouse_timeout_s": 20.0,
+        "redis_timeout_s": 60.0,
+        "clickhouse_timeout_s": 60.0,
         "log_to_file": False,
     }
     return Settings(_env_file=None, **{**quick, **changes})

@@ -16,8 +16,8 @@ from typing import Self
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
-START_LIMIT_S = 30.0
-STOP_LIMIT_S = 30.0
+START_LIMIT_S = 60.0
+STOP_LIMIT_S = 60.0
 FIRST_PORT, PORTS_A_WORKER, WORKERS = 12_000, 2_500, 8
 _given: set[int] = set()
 _CREDENTIALS = ("REDIS_PASSWORD", "CLICKHOUSE_USER", "CLICKHOUSE_PASSWORD")

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from simulator.world import Settings, World
 
-_START_LIMIT_S = 20.0
-_STOP_LIMIT_S = 10.0
+_START_LIMIT_S = 60.0
+_STOP_LIMIT_S = 60.0
 _ANSWER_LIMIT_S = 60.0
 _ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 
 POLL_S = 0.02
+LIMIT_S = 60.0  # only a failure waits that long: a machine may be slow, or paused for seconds
 
 
-def wait_until(predicate: Callable[[], object], what: str, limit_s: float = 10.0) -> None:
+def wait_until(predicate: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
     """Return once the predicate is true; TimeoutError names what did not happen within the limit."""
     deadline = time.monotonic() + limit_s
     pause = threading.Event()

@@ -50,7 +50,8 @@ LOSES_EVERY = 5  # one seed in so many loses the last second of Redis' data
 LOSES_S = 1.0
 LEAST_LOSS_BYTES = 100_000  # some 50 fills with all that follows from them; heartbeats alone write less
 HOLDING_LIMIT_S = 3.0  # for a moment when a process holds entries; then it is struck as it is
-OVERDUE_S = 15.0  # an event whose target is not up by then is left out
+OVERDUE_S = 60.0  # an event whose target is not up by then is left out
+LOSS_LIMIT_S = 15.0  # for a second in which enough was written; then less is forgotten
 WATCHDOG_SPARE_S = 120.0  # beyond the run and the settling: start, comparison, end
 
 
@@ -179,7 +180,7 @@ class Driver:
     def _begin_loss(self) -> bool:
         if not self._stack.fleet["redis"].is_up():
             return False
-        self._mark(self._now(), self._now() + OVERDUE_S)
+        self._mark(self._now(), self._now() + LOSS_LIMIT_S)
         return True
 
     def _mark(self, now: float, give_up_at: float) -> None:

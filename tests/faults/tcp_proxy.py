@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 Direction = Literal["request", "reply"]
 CHUNK = 64 * 1024
-START_LIMIT_S = 10.0
+START_LIMIT_S = 60.0
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset, as a machine that vanished would on return
 
 

@@ -86,10 +86,11 @@ def test_every_fill_is_there_once_whichever_process_is_stopped(pipeline: Pipelin
     pushed = 0
     for stop in ("terminate", "kill"):
         for name in NAMES:
-            done = pipeline.count("trades")
-            push(pipeline, range(pushed, pushed + SHARE))
-            pushed += SHARE
+            done, middle = pipeline.count("trades"), pushed + SHARE // 2
+            push(pipeline, range(pushed, middle))
             wait_for(fleet, partial(has_more_trades, pipeline, done), "the work on these fills has begun")
+            push(pipeline, range(middle, pushed + SHARE))  # so that there is work left, however fast they are
+            pushed += SHARE
             assert pipeline.unfinished() > 0
             starts = fleet[name].starts
             assert getattr(fleet[name], stop)()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 60  # fills whose every figure is compared
 DEAD_LETTERS = 10_000
-CHANGE_LIMIT_S = 15.0
+CHANGE_LIMIT_S = 60.0
 CHANGE_LOOK_S = 0.1
 STREAMS = ("stream:markets", "stream:order_events", "stream:trades")
 

@@ -26,7 +26,7 @@ from tests.servers import ROOT, environment
 from tests.simulator import SimulatorServer
 from tests.waiting import wait_until
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 class Backfilling:
@@ -142,7 +142,7 @@ def settings_of(settings: Settings, simulator: SimulatorServer, **changes: Any) 
         "backfill_polygon_requests_per_10s": 10_000,
         "backfill_workers": 4,
         "order_events_start": str(simulator.get_json("/health")["birth"]),
-        "lease_s": 3.0,
+        "lease_s": 60.0,  # a paused machine does not lose it, unless the test takes it away
         **simulator.cutover_settings(),
     }
     return settings.model_copy(update={**own, **changes})
@@ -208,7 +208,7 @@ def assert_live_has_the_rest(
         return set(pipeline.ids("order_filled")) >= expected
 
     try:
-        wait_until(has_all, "the live ingester has the rest", 90)
+        wait_until(has_all, "the live ingester has the rest", LIMIT_S)
     finally:
         live.close()
     assert sorted(pipeline.ids("order_filled")) == sorted(expected)

@@ -19,7 +19,7 @@ from common.errors import Unavailable
 from common.redis_queue import DeadLetter, RedisQueue
 from common.runtime import Context, Stage
 from tests.servers import ROOT, RedisServer
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 LOG = logging.getLogger("ingester under test")
 MOST_READ = 100_000
@@ -34,7 +34,7 @@ def context_for(redis: RedisServer, **settings: object) -> Context:
     return Context(effective, RedisQueue(effective), LOG, lambda: False)
 
 
-def run_until(stage: Stage, predicate: Callable[[], object], what: str, limit_s: float = 30.0) -> list[Unavailable]:
+def run_until(stage: Stage, predicate: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> list[Unavailable]:
     """Step until the predicate is true; returns what was unavailable meanwhile, in order."""
     failures: list[Unavailable] = []
 

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -171,22 +171,40 @@ def test_a_429_pauses_all_workers_for_as_long_as_it_says(pipeline: Pipeline, set
         if len(source.asked) != 20:
             return None
         refused_at.append(time.monotonic())
-        return Reply(b"slow down", 429, (("Retry-After", "1.5"),))
+        return Reply(b"slow down", 429, (("Retry-After", "5"),))
 
     source.in_the_way = refuse
     with upstream(source) as url:
         backfill(settings_for(settings, url), BEGIN, BEGIN + 400)
-    in_the_pause = [at for at in source.times if refused_at[0] + 0.2 < at < refused_at[0] + 1.4]
+    # What was under way arrives within the pause, and not at once on a busy machine.
+    in_the_pause = [at for at in source.times if refused_at[0] + 2.5 < at < refused_at[0] + 4.9]
     assert in_the_pause == []
     assert len(published(pipeline)) == 2800
 
 
-def test_all_workers_together_keep_to_the_limit(pipeline: Pipeline, settings: Settings) -> None:
+class Turns(Spacing):
+    """Remembers when each turn was taken: on a busy machine, requests arrive a while later."""
+
+    taken: ClassVar[list[float]] = []
+
+    def take_s(self, now: float) -> float:
+        wait_s = super().take_s(now)
+        if not wait_s:
+            self.taken.append(now)
+        return wait_s
+
+
+def test_all_workers_together_keep_to_the_limit(
+    pipeline: Pipeline, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Turns, "taken", [])
+    monkeypatch.setattr("ingesters.backfill_goldsky.Spacing", Turns)
     source = Subgraph(3000)
     with upstream(source) as url:
         backfill(settings_for(settings, url, backfill_requests_per_10s=50), BEGIN, BEGIN + 200)
     assert len(published(pipeline)) == 1400
-    in_a_second = [sum(first <= at < first + 1 for at in source.times) for first in source.times]
+    assert len(source.asked) == len(Turns.taken)
+    in_a_second = [sum(first <= at < first + 1 for at in Turns.taken) for first in Turns.taken]
     assert max(in_a_second) <= 5 + 1 + CATCH_UP
 
 

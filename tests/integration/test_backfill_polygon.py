@@ -35,7 +35,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorServer
     options: dict[str, float | str] = {"history_hours": 0.25, "history_rate": 10, "live_rate": 5, "cutover": "-400s"}
     with SimulatorServer(folder, rate_limits=False, **options) as server:
         birth = server.get_json("/health")["birth"]
-        wait_until(lambda: _final_time(server) > birth, "the history is final", 30)
+        wait_until(lambda: _final_time(server) > birth, "the history is final")
         yield server
 
 
@@ -173,8 +173,8 @@ def test_a_live_ingester_that_waits_for_its_source_keeps_its_start(
     pipeline: Pipeline, simulator: SimulatorServer, own: Settings
 ) -> None:
     own = own.model_copy(update={"order_events_start": "120s"})
-    started_at = time.time()
     live = polygon_ingester.build(Context(own, pipeline.queue, LOG, lambda: False))
+    started_at = time.time()
     with closing(Chain(own, pipeline.queue, lambda: started_at + 60)) as later:
         wait_until(partial(has_claimed, later, int(started_at)), "a backfill has claimed the live ingester's start")
     frozen_at = int(simulator.freeze())
@@ -184,5 +184,5 @@ def test_a_live_ingester_that_waits_for_its_source_keeps_its_start(
         live.step()
         return set(published(pipeline)) >= expected
 
-    wait_until(has_all, "everything since its own start is published", 60)
+    wait_until(has_all, "everything since its own start is published")
     live.close()

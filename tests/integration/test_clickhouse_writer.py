@@ -49,8 +49,8 @@ class Inserts(ClickHouse):
     def batch_insert(self, table: Table, rows: bytes, token: str) -> None:
         self.sizes.append(rows.count(b"\n") + 1)
         self.tokens.append(token)
-        if self.failures:
-            raise self.failures.pop(0)
+        if failures := self.failures:
+            raise failures.pop(0)
         super().batch_insert(table, rows, token)
 
 
@@ -84,7 +84,7 @@ def run(pipeline: Pipeline, *writers: ClickHouseWriter) -> None:
             writer.step()
         return all_done(pipeline)
 
-    wait_until(advance, "everything is in the tables", 30)
+    wait_until(advance, "everything is in the tables")
 
 
 def events_of(pipeline: Pipeline, writer: ClickHouseWriter) -> Channel:
@@ -120,6 +120,11 @@ def care_now(writer: ClickHouseWriter) -> None:
     writer._next_care_at = 0.0
 
 
+def wait_has_passed(pipeline: Pipeline, writer: ClickHouseWriter, seconds: float) -> None:
+    """Let the first buffered fill have waited so much longer."""
+    events_of(pipeline, writer).buffer._since -= seconds
+
+
 class TestBatches:
     """When rows go, and how many together."""
 
@@ -145,10 +150,11 @@ class TestBatches:
         assert inserts.sizes == [10]
 
     def test_a_batch_goes_when_its_first_row_has_waited_long_enough(self, pipeline: Pipeline) -> None:
-        writer, inserts = watched_writer(pipeline, clickhouse_writer_batch_size=10, clickhouse_writer_max_wait=0.2)
+        writer, inserts = watched_writer(pipeline, clickhouse_writer_batch_size=10, clickhouse_writer_max_wait=1000)
         pipeline.add_fills(range(3))
         writer.step()
         assert inserts.sizes == []
+        wait_has_passed(pipeline, writer, 1000)
         run(pipeline, writer)
         assert inserts.sizes == [3]
 
@@ -218,13 +224,14 @@ class TestAcknowledging:
         """Else the back-off would never grow, and the log would say 'waiting' and 'available again' in turns."""
         writer, inserts = watched_writer(pipeline)
         pipeline.add_fills(range(3))
-        inserts.failures = [Unavailable("ClickHouse is away")] * 6
+        inserts.failures = [Unavailable("ClickHouse is away")] * 100
         with pytest.raises(Unavailable):
             run(pipeline, writer)
         for _ in range(5):
             with pytest.raises(Unavailable):
                 writer.step()
-        run(pipeline, writer)
+        inserts.failures = []
+        run_through_failures(pipeline, writer)
         assert len(set(inserts.tokens)) == 1
         assert_fills_once(pipeline, range(3))
 
@@ -391,7 +398,7 @@ def run_through_failures(pipeline: Pipeline, writer: ClickHouseWriter) -> None:
             return False
         return all_done(pipeline)
 
-    wait_until(advance, "everything is in the tables", 30)
+    wait_until(advance, "everything is in the tables")
 
 
 class TestLeases:
@@ -413,11 +420,12 @@ class TestLeases:
     def test_one_that_lost_its_lease_fixes_no_batch_of_rows_that_others_cut_otherwise(self, pipeline: Pipeline) -> None:
         """Another batch has another token, which ClickHouse would take for other rows."""
         pipeline.add_fills(range(20))
-        slow = pipeline.writer(clickhouse_writer_max_wait=0.2, lease_s=1000)
+        slow = pipeline.writer(clickhouse_writer_max_wait=1000, lease_s=1000)
         slow.step()
         assert len(events_of(pipeline, slow).buffer) == 20
         pipeline.expire_leases()
         run(pipeline, pipeline.writer(clickhouse_writer_max_batch_size=7))
+        wait_has_passed(pipeline, slow, 1000)
 
         def noticed() -> bool:
             slow.step()

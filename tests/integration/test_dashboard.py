@@ -45,7 +45,7 @@ def test_an_empty_pipeline_reads_as_empty_and_not_as_unknown(pipeline: QuietPipe
 
 
 def test_streams_groups_dead_letters_and_watermarks_are_read(pipeline: QuietPipeline) -> None:
-    pipeline.publish(30, faults=2)
+    published_at = pipeline.publish(30, faults=2)
     route = Route(pipeline.events, pipeline.settings.group_events_processors)
     pipeline.queue.read_from_stream(route, "one", 10)
     status = read(pipeline)
@@ -62,18 +62,19 @@ def test_streams_groups_dead_letters_and_watermarks_are_read(pipeline: QuietPipe
     assert letters.newest[0].data == "<script>alert(1)</script>"
     watermark = status.watermarks[0]
     assert watermark.at is not None
-    assert watermark.at.value == pytest.approx(time.time(), abs=5)
+    assert watermark.at.value == published_at
 
 
 def test_rows_their_age_and_their_latency_are_read(pipeline: QuietPipeline) -> None:
-    pipeline.store(100)
+    made_at = pipeline.store(100)
+    written_at = time.time()
     status = read(pipeline)
     assert status.table("order_filled").rows.value == 100
-    assert status.table("order_filled").newest_at.value == pytest.approx(time.time() - 4, abs=3)
+    assert status.table("order_filled").newest_at.value == made_at
     stored = status.latency.block_to_clickhouse.value
     assert stored is not None
     assert stored.fills == 100
-    assert 3 < stored.p50_s <= stored.p99_s < 10
+    assert 3 < stored.p50_s <= stored.p99_s < written_at - made_at + 1
 
 
 def test_a_missing_table_is_unknown_and_hides_nothing_else(pipeline: QuietPipeline) -> None:

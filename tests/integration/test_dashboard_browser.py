@@ -21,7 +21,7 @@ FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-REFRESH_LIMIT_S = 20.0
+REFRESH_LIMIT_S = 60.0
 COUNT_REFRESHES = """
     window.refreshed = 0;
     const original = fetch;

@@ -56,7 +56,7 @@ def run_pipeline(pipeline: Pipeline) -> None:
         writer.step()
         return pipeline.unfinished() == 0
 
-    wait_until(advance, "everything is done", 30)
+    wait_until(advance, "everything is done")
     for stage in (processor, writer):
         stage.drain()
         stage.close()
@@ -352,7 +352,7 @@ def write_the_rest(pipeline: Pipeline) -> None:
         writer.step()
         return writers_are_done(pipeline)
 
-    wait_until(advance, "the rest is stored", 30)
+    wait_until(advance, "the rest is stored")
     writer.close()
 
 

@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import socket
+import threading
 import urllib.parse
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import ANY
 
 import clickhouse_connect
 import pytest
@@ -19,10 +21,10 @@ from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureErr
 
 from embedded import http_body
 from embedded.http_answer import BUFFERED_BYTES
+from tests.integration.ingesting import Asked, Reply, upstream
 from tests.servers import ClickHouseServer
 from tests.waiting import wait_until
 
-SLOW_QUERY = "SELECT sleepEachRow(0.5) FROM numbers(4) SETTINGS max_block_size = 1"
 TABLE = (
     "(id String, n UInt64) ENGINE = ReplacingMergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 1000"
 )
@@ -43,7 +45,7 @@ def ask(
     server: ClickHouseServer, method: str, target: str, body: bytes | None = None, headers: dict[str, str] | None = None
 ) -> Answer:
     """Send one plain HTTP request, as curl would."""
-    with closing(http.client.HTTPConnection(server.host, server.port, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(server.host, server.port, timeout=60)) as connection:
         connection.request(method, target, body, headers or {})
         answer = connection.getresponse()
         return Answer(answer.status, answer.msg, answer.read())
@@ -216,7 +218,7 @@ class TestPlainHttp:
 
     def test_a_body_may_come_in_chunks(self, client: Client, clickhouse_server: ClickHouseServer) -> None:
         client.command(f"CREATE TABLE t {TABLE}")
-        with closing(http.client.HTTPConnection(clickhouse_server.host, clickhouse_server.port, timeout=30)) as plain:
+        with closing(http.client.HTTPConnection(clickhouse_server.host, clickhouse_server.port, timeout=60)) as plain:
             lines = iter([b"INSERT INTO t FORMAT JSONEachRow\n", *numbered(0, 100).splitlines(keepends=True)])
             plain.request("POST", f"/?database={client.database}", lines, encode_chunked=True)
             assert plain.getresponse().status == 200
@@ -224,7 +226,7 @@ class TestPlainHttp:
 
     def test_a_client_that_waits_for_leave_to_send_gets_it(self, clickhouse_server: ClickHouseServer) -> None:
         head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
-        with socket.create_connection((clickhouse_server.host, clickhouse_server.port), timeout=10) as plain:
+        with socket.create_connection((clickhouse_server.host, clickhouse_server.port), timeout=60) as plain:
             plain.sendall(head)
             assert plain.recv(100).startswith(b"HTTP/1.1 100 ")
             plain.sendall(b"SELECT 7")
@@ -264,7 +266,7 @@ class TestPlainHttp:
         assert answer.status == 403
 
     def test_a_connection_serves_further_requests_after_an_error(self, clickhouse_server: ClickHouseServer) -> None:
-        with closing(http.client.HTTPConnection(clickhouse_server.host, clickhouse_server.port, timeout=30)) as plain:
+        with closing(http.client.HTTPConnection(clickhouse_server.host, clickhouse_server.port, timeout=60)) as plain:
             for body, expected in (
                 (b"SELECT 1", 200),
                 (b"SELEC" * 1000, 400),
@@ -332,7 +334,7 @@ class TestInserts:
         for n in range(60):
             insert(client, "t", numbered(n, n + 1), str(n))
         active = "SELECT count() FROM system.parts WHERE active AND table = 't' AND database = currentDatabase()"
-        wait_until(lambda: int(client.query(active).result_rows[0][0]) < 20, "merges have run", 30)
+        wait_until(lambda: int(client.query(active).result_rows[0][0]) < 20, "merges have run")
 
 
 class TestConcurrency:
@@ -340,12 +342,23 @@ class TestConcurrency:
         self, client: Client, clickhouse_server: ClickHouseServer
     ) -> None:
         client.command(f"CREATE TABLE t {TABLE}")
-        with ThreadPoolExecutor() as pool:
-            slow = [pool.submit(ask, clickhouse_server, "POST", "/", SLOW_QUERY.encode()) for _ in range(3)]
+        begun: list[Asked] = []
+        release = threading.Event()
+
+        def late(request: Asked) -> Reply:
+            begun.append(request)
+            release.wait(60)
+            return Reply(b"7\n")
+
+        with upstream(late) as url, ThreadPoolExecutor() as pool:
+            sql = f"SELECT * FROM url('{url}', 'CSV', 'n UInt8')".encode()
+            slow = [pool.submit(ask, clickhouse_server, "POST", "/", sql) for _ in range(3)]
+            wait_until(lambda: len(begun) == 3, "all of them are under way")
             insert(client, "t", numbered(0, 1000), "beside")
             assert ask(clickhouse_server, "GET", "/ping").status == 200
             assert not any(query.done() for query in slow)
-            assert [query.result().status for query in slow] == [200] * 3
+            release.set()
+            assert [query.result() for query in slow] == [Answer(200, ANY, b"7\n")] * 3
 
     def test_writers_and_readers_work_at_the_same_time(
         self, client: Client, clickhouse_server: ClickHouseServer

@@ -56,7 +56,7 @@ def run_again(server: RedisServer, port: int) -> "subprocess.CompletedProcess[st
     """Start a second server on the same directory."""
     command = server.command()
     command[command.index("--port") + 1] = str(port)
-    return subprocess.run(command, env=environment({}), capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, env=environment({}), capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_the_process_that_was_started_is_the_server(server: RedisServer) -> None:

@@ -1,5 +1,6 @@
 """How fresh Gamma is, as the ingester of markets tells it: its last complete answer stands for its head."""
 
+import threading
 import time
 
 import pytest
@@ -37,12 +38,15 @@ def test_gamma_without_a_good_answer_is_unreachable_and_one_that_answers_again_i
 
 
 def test_gamma_that_hangs_is_cut_off_and_unreachable(redis_server: RedisServer) -> None:
+    release = threading.Event()
+
     def answer(_: Asked) -> Reply:
-        time.sleep(0.6)  # the server's silence; nobody waits for it
+        release.wait(60)
         return as_json([])
 
     with upstream(answer) as url:
         stage = build(context_for(redis_server, polymarket_api_url=url, http_read_timeout_s=0.2))
         with pytest.raises(Unavailable, match=r"silent for 0\.2 s"):
             stage.step()
+        release.set()
         assert stage.report()["source_state"] == "unreachable"

@@ -18,6 +18,7 @@ from tests.waiting import wait_until
 
 Stage = TradeProcessor | ClickHouseWriter
 PAGE = 20
+LIMIT_S = 120.0
 OVERLAP = 7  # rows of a page that the next one brings again
 
 
@@ -41,7 +42,7 @@ def settle(pipeline: Pipeline, stages: Sequence[Stage]) -> None:
                 stage.step()
         return pipeline.unfinished() == 0
 
-    wait_until(advance, "everything is in the tables", 60)
+    wait_until(advance, "everything is in the tables", LIMIT_S)
 
 
 def assert_every_fill_once(pipeline: Pipeline, numbers: range) -> None:
@@ -137,7 +138,7 @@ def settle_with_care(pipeline: Pipeline, stages: Sequence[Stage]) -> None:
             stage.step()
         return pipeline.unfinished() == 0
 
-    wait_until(advance, "everything is in the tables", 60)
+    wait_until(advance, "everything is in the tables", LIMIT_S)
 
 
 class TestServersThatGo:

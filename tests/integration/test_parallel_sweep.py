@@ -17,7 +17,15 @@ from common.state import read_state
 from ingesters.gamma import MarketListing
 from ingesters.polymarket_ingester import build
 from tests.integration.ingesting import Asked, Reply, as_json, run_until, upstream
-from tests.integration.test_polymarket_ingester import Gamma, context_of, ids, is_swept, newest, sweep
+from tests.integration.test_polymarket_ingester import (
+    Gamma,
+    context_of,
+    ids,
+    is_swept,
+    keep_limits_from_moving_on,
+    newest,
+    sweep,
+)
 from tests.servers import ROOT, RedisServer
 from tests.waiting import wait_until
 
@@ -87,7 +95,7 @@ def test_a_market_that_closes_between_the_lists_comes_with_the_second_round(redi
     def answer(request: Asked) -> Reply:
         # The open ones are only listed once the closed ones have been, and number 5 closes in between.
         if request.path.endswith("keyset") and request.params["closed"] == ["false"]:
-            listed_closed.wait(10)
+            listed_closed.wait(60)
             gamma.resolve(5)
         reply = gamma(request)
         if request.path.endswith("keyset") and request.params["closed"] == ["true"]:
@@ -126,18 +134,19 @@ def test_where_ids_are_ignored_or_refused_the_list_is_read_to_its_end(
     assert len(caplog.records) == 1
 
 
-def test_all_threads_keep_to_one_limit_and_tokens_find_room_in_it(redis_server: RedisServer) -> None:
+def test_all_threads_keep_to_one_limit_and_tokens_find_room_in_it(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_limits_from_moving_on(monkeypatch)
     gamma = mostly_closed(20_000)
     with upstream(gamma) as url:
         context = context_of(
             redis_server, url, polymarket_sweep_workers=12, polymarket_requests_per_10s=40, polymarket_poll_interval=60
         )
         stage = build(context)
-        began = time.monotonic()
         run_until(stage, lambda: len(gamma.asked) >= 37, "all that is not spared is asked")
         context.queue.ask_for_tokens(["300001"])
-        run_until(stage, lambda: not context.queue.unknown_tokens(1), "the token is found within the limit", 5)
-        assert time.monotonic() - began < 10
+        run_until(stage, lambda: not context.queue.unknown_tokens(1), "the token is found within the limit")
         assert len(gamma.asked) <= 40
         assert not is_swept(stage)
         stage.close()
@@ -145,7 +154,7 @@ def test_all_threads_keep_to_one_limit_and_tokens_find_room_in_it(redis_server: 
 
 def test_a_pause_that_the_source_asks_for_is_kept_by_all(redis_server: RedisServer) -> None:
     gamma, times = mostly_closed(20_000), [0.0]
-    busy = iter([Reply(b"", 429, (("Retry-After", "2"),))])
+    busy = iter([Reply(b"", 429, (("Retry-After", "5"),))])
 
     def answer(request: Asked) -> Reply:
         times.append(time.monotonic())
@@ -157,8 +166,9 @@ def test_a_pause_that_the_source_asks_for_is_kept_by_all(redis_server: RedisServ
         stage = build(context_of(redis_server, url, polymarket_sweep_workers=8))
         failures = run_until(stage, lambda: len(times) > 80, "it goes on afterwards")
         stage.close()
-    assert [failure.retry_after_s for failure in failures] == [2]
-    assert max(later - earlier for earlier, later in pairwise(times[1:])) > 1.8
+    assert [failure.retry_after_s for failure in failures] == [5]
+    # What was under way arrives within the pause, and not at once on a busy machine.
+    assert max(later - earlier for earlier, later in pairwise(times[1:])) > 2.5
 
 
 def test_an_error_in_a_thread_crashes_the_stage(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +179,7 @@ def test_an_error_in_a_thread_crashes_the_stage(redis_server: RedisServer, monke
     with upstream(Gamma(10)) as url:
         stage = build(context_of(redis_server, url))
         with pytest.raises(ZeroDivisionError):
-            run_until(stage, lambda: False, "it crashes", 5)
+            run_until(stage, lambda: False, "it crashes")
         stage.close()
 
 
@@ -180,11 +190,11 @@ def test_a_stop_does_not_wait_for_answers_that_hang(redis_server: RedisServer, t
         if not request.path.endswith("keyset"):
             return as_json([])
         asked.append(request)
-        release.wait(30)
+        release.wait(300)
         return Reply()
 
     with upstream(hang) as url:
-        context = context_of(redis_server, url, drain_s=2)
+        context = context_of(redis_server, url, drain_s=2, http_read_timeout_s=300)
         values = context.settings.model_dump().items()
         settings = {name.upper(): str(value) for name, value in values if isinstance(value, str | int | float)}
         with (tmp_path / "log").open("wb") as log:
@@ -196,8 +206,8 @@ def test_a_stop_does_not_wait_for_answers_that_hang(redis_server: RedisServer, t
                 stderr=log,
             )
         with running:
-            wait_until(lambda: len(asked) == 2, "both lists are asked for", 10)
+            wait_until(lambda: len(asked) == 2, "both lists are asked for")
             running.send_signal(signal.SIGTERM)
-            assert running.wait(5) == 0, (tmp_path / "log").read_text()
+            assert running.wait(60) == 0, (tmp_path / "log").read_text()
         release.set()
     assert "hangs, it is left behind" in (tmp_path / "log").read_text()

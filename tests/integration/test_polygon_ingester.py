@@ -268,7 +268,8 @@ def test_when_all_are_down_each_one_s_reason_is_told(redis_server: RedisServer, 
         "polygon_rpc_url": f"{simulator.polygon_url}/down,{simulator.polygon_url}/otherchain,http://127.0.0.1:9"
     }
     context = context_of(redis_server, simulator, **settings)
-    stage = build(context)
+    now = time.time()
+    stage = build(context, lambda: now)  # nobody's pause is over while the others are asked
     stage.step()
     stage.step()
     with pytest.raises(Unavailable) as caught:
@@ -285,7 +286,7 @@ def test_nodes_that_lag_behind_lose_nothing(redis_server: RedisServer, live: Sim
     stage = build(context)
     run_until(stage, lambda: stage.report()["source_state"] == "live", "the ingester has caught up")
     caught_up = len(ids(context))
-    run_until(stage, lambda: len(ids(context)) > caught_up + 60, "live fills arrive", 60)
+    run_until(stage, lambda: len(ids(context)) > caught_up + 60, "live fills arrive")
     live.freeze()
     run_to_the_end(stage, context, live)
     assert_complete(context, live)
@@ -296,7 +297,8 @@ def test_a_provider_without_final_blocks_is_read_up_to_the_confirmations(
 ) -> None:
     context = context_of(redis_server, simulator, ["nofinal"], polygon_confirmations=7)
     stage = build(context)
-    run_until(stage, lambda: stage.report()["source_state"] == "live", "the ingester has caught up")
+    # A source that is frozen for two minutes counts as stale; it has been read to its end all the same.
+    run_until(stage, lambda: stage.report()["source_state"] in {"live", "stale"}, "the ingester has caught up")
     height = read_height(context.queue, "polygon")
     assert height is not None
     assert height.block == simulator.get_json("/health")["last_block"] - 7
@@ -414,10 +416,10 @@ def test_a_malformed_log_is_a_dead_letter_and_the_rest_goes_on(
 
 def test_a_provider_that_hangs_is_cut_off_and_left(redis_server: RedisServer, simulator: SimulatorServer) -> None:
     simulator.add_fault("polygon", "timeout", count=1, seconds=30)
-    context = context_of(redis_server, simulator, ["", "cap10"], http_read_timeout_s=0.3)
+    context = context_of(redis_server, simulator, ["", "cap10"], http_read_timeout_s=1.0)
     stage = build(context)
     stage.step()
-    assert "silent for 0.3 s; left for" in str(stage.report()["detail"])
+    assert "silent for 1 s; left for" in str(stage.report()["detail"])
     run_to_the_end(stage, context, simulator)
     assert_complete(context, simulator)
 
@@ -656,9 +658,9 @@ def test_the_process_fetches_at_once_and_ends_cleanly(
 ) -> None:
     context = context_of(redis_server, simulator)
     with process(command, context, tmp_path) as running:
-        wait_until(lambda: published(context, STREAM), "fills arrive", 10)
+        wait_until(lambda: published(context, STREAM), "fills arrive")
         running.send_signal(signal.SIGTERM)
-        assert running.wait(10) == 0, (tmp_path / "log").read_text()
+        assert running.wait(60) == 0, (tmp_path / "log").read_text()
 
 
 def test_a_process_that_is_killed_now_and_then_ends_complete(
@@ -668,7 +670,7 @@ def test_a_process_that_is_killed_now_and_then_ends_complete(
     expected = len(truth(simulator))
     for share in (0.1, 0.3, 0.5):
         with process(["-m", "ingesters.polygon_ingester"], context, tmp_path) as running:
-            wait_until(lambda share=share: len(ids(context)) >= share * expected, "a share of the fills arrives", 20)  # type: ignore[misc]
+            wait_until(lambda share=share: len(ids(context)) >= share * expected, "a share of the fills arrives")  # type: ignore[misc]
             running.kill()
     run_to_the_end(build(context), context, simulator)
     assert_complete(context, simulator)

@@ -7,10 +7,17 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from common import probe
 from common.probe import NO, TAKEN, YES, Answer, ask_clickhouse, ask_free, ask_health, ask_http, ask_redis
 from tests.servers import ClickHouseServer, RedisServer, free_port
 
 HOST = "127.0.0.1"
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an answer take its time on a busy machine."""
+    monkeypatch.setattr(probe, "ANSWER_LIMIT_S", 60.0)
 
 
 @contextmanager

@@ -270,7 +270,7 @@ class TestReading:
         other = RedisQueue(queue_settings)
         thread = threading.Thread(target=lambda: waits_for_reader(other) and add(other, route.stream, 1))
         thread.start()
-        assert len(queue.read_from_stream(route, "c", 10, block_ms=5000)) == 1
+        assert len(queue.read_from_stream(route, "c", 10, block_ms=30_000)) == 1
         thread.join()
         other.close()
 
@@ -295,7 +295,7 @@ class TestReading:
         thread = threading.Thread(target=lambda: waits_for_reader(other) and other.call("DEL", route.stream))
         thread.start()
         with pytest.raises(Unavailable):
-            queue.read_from_stream(route, "c", 10, block_ms=5000)
+            queue.read_from_stream(route, "c", 10, block_ms=30_000)
         thread.join()
         other.close()
 

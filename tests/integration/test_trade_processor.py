@@ -299,12 +299,13 @@ class TestSeveral:
     def test_the_fills_of_one_that_died_are_taken_over_once_its_lease_has_run_out(self, pipeline: Pipeline) -> None:
         pipeline.add_markets(range(10))
         pipeline.add_fills(range(20))
-        dead = pipeline.processor(lease_s=1)
+        dead = pipeline.processor(lease_s=1000)
         dead._read()
         alive = pipeline.processor(lease_s=1)
         recheck_now(alive)
         alive.step()
         assert trades(pipeline) == []
+        pipeline.queue.call("PEXPIRE", dead._lease.key, 100)
         step_until([alive], lambda: len(trades(pipeline)) == 20, "the fills are taken over")
         wait_until(lambda: finished(pipeline), "nothing is pending")
         assert sorted(trade.id for trade in trades(pipeline)) == fill_ids(range(20))
