@@ -8,7 +8,8 @@
     python -m common.probe heartbeat COMPONENT    has COMPONENT on this host shown a sign of life lately
     python -m common.probe free HOST PORT         is the port free to listen on
 
-Exit codes: 0 yes, 1 no, 2 wrong configuration, 3 no, because something else listens there.
+Exit codes: 0 yes, 1 no, 2 wrong configuration, 3 no, because something else listens there, 4 the pipeline works, but
+none of its sources brings fills.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from common.config import Settings, load_settings
 from common.errors import ConfigError, PipelineError
 from common.redis_queue import RedisQueue
 
-YES, NO, WRONG_CONFIGURATION, TAKEN = 0, 1, 2, 3
+YES, NO, WRONG_CONFIGURATION, TAKEN, WITHOUT_SOURCES = range(5)
 ANSWER_LIMIT_S = 3.0
 RETRY_S = 0.3
 # What a Redis-protocol server may say to PING, even while it loads its data or wants a password.
@@ -104,14 +105,15 @@ def ask_http(url: str) -> Answer:
 
 
 def ask_health(url: str) -> Answer:
-    """The dashboard's verdict with its reasons: ok and degraded are yes, broken is no."""
+    """The dashboard's verdict with its reasons: ok and degraded are yes; broken is no, unless by its sources alone."""
     try:
         status, body = get(url)
         health = json.loads(body)
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Answer(NO, f"the dashboard does not answer at {url}: {error}")
     lines = [str(health.get("status")), *map(str, health.get("reasons", []))]
-    return Answer(YES if status == http.HTTPStatus.OK else NO, "\n  ".join(lines))
+    broken = WITHOUT_SOURCES if health.get("pipeline") in {"ok", "degraded"} else NO
+    return Answer(YES if status == http.HTTPStatus.OK else broken, "\n  ".join(lines))
 
 
 def get(url: str) -> tuple[int, bytes]:
@@ -204,7 +206,7 @@ def main() -> int:
         answer = wait_for(question, arguments.wait)
     except ConfigError as error:
         answer = Answer(WRONG_CONFIGURATION, str(error))
-    print(answer.text, file=sys.stdout if answer.code == YES else sys.stderr)
+    print(answer.text, file=sys.stdout if answer.code in {YES, WITHOUT_SOURCES} else sys.stderr)
     return answer.code
 
 

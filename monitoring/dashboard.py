@@ -89,7 +89,7 @@ def _add_pages(app: FastAPI, watch: Watch) -> None:
 def _add_checks(app: FastAPI, watch: Watch) -> None:
     @_page_at(app, "/health")
     async def health() -> Response:
-        """Whether the pipeline works; 503 with the reasons when a part of it is broken."""
+        """Whether the pipeline works, with and without its sources; 503 with the reasons when a part is broken."""
         return _health(await watch.snapshot())
 
     @_page_at(app, "/livez")
@@ -106,7 +106,8 @@ def _add_checks(app: FastAPI, watch: Watch) -> None:
 def _health(snapshot: Snapshot) -> Response:
     health = snapshot.health
     reasons = [f"{reason.severity}: {reason.about} {reason.text}" for reason in health.reasons]
-    return _json({"status": health.verdict, "reasons": reasons}, UNAVAILABLE if health.verdict == "broken" else OK)
+    told = {"status": health.verdict, "pipeline": health.of_pipeline, "reasons": reasons}
+    return _json(told, UNAVAILABLE if health.verdict == "broken" else OK)
 
 
 def _readiness(snapshot: Snapshot) -> Response:

@@ -14,6 +14,7 @@ from monitoring.streams import Stream
 
 Severity = Literal["degraded", "broken"]  # works with limits, or a part of it does not work
 Verdict = Literal["ok", "degraded", "broken"]
+SOURCES = "sources of fills"
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -30,11 +31,20 @@ class Health(msgspec.Struct, frozen=True):
     verdict: Verdict
     reasons: list[Reason]
 
+    @property
+    def of_pipeline(self) -> Verdict:
+        """The same for what runs here: without the sources, which nobody here can start."""
+        return _worst([reason for reason in self.reasons if reason.about != SOURCES])
+
 
 def judge(status: Status) -> Health:
     """The worst comes first. A server that is away is named once, not again for everything that it hides."""
     reasons = sorted(_reasons(status), key=lambda reason: reason.severity)  # "broken" sorts before "degraded"
-    return Health(reasons[0].severity if reasons else "ok", reasons)
+    return Health(_worst(reasons), reasons)
+
+
+def _worst(reasons: Sequence[Reason]) -> Verdict:
+    return reasons[0].severity if reasons else "ok"
 
 
 def _reasons(status: Status) -> Iterator[Reason]:
@@ -84,7 +94,7 @@ def _no_fills(sources: Sequence[Source]) -> Iterator[Reason]:
     of_fills = [source for source in sources if source.has_fills]
     if any(source.is_dead for source in of_fills) and not any(source.brings_new_fills for source in of_fills):
         told = "; ".join(f"{source.name} is {_told(source)}" for source in of_fills)
-        yield Reason("broken", "sources of fills", f"bring nothing new: {told}")
+        yield Reason("broken", SOURCES, f"bring nothing new: {told}")
 
 
 def _told(source: Source) -> str:

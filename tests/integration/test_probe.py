@@ -8,7 +8,18 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from common import probe
-from common.probe import NO, TAKEN, YES, Answer, ask_clickhouse, ask_free, ask_health, ask_http, ask_redis
+from common.probe import (
+    NO,
+    TAKEN,
+    WITHOUT_SOURCES,
+    YES,
+    Answer,
+    ask_clickhouse,
+    ask_free,
+    ask_health,
+    ask_http,
+    ask_redis,
+)
 from tests.servers import ClickHouseServer, RedisServer, free_port
 
 HOST = "127.0.0.1"
@@ -75,6 +86,10 @@ def test_health_tells_the_verdict_and_its_reasons() -> None:
         assert ask_health(f"http://{HOST}:{port}/health") == (YES, "degraded\n  Gamma answers 503")
     with stranger(503, b'{"status": "broken", "reasons": []}') as port:
         assert ask_health(f"http://{HOST}:{port}/health") == (NO, "broken")
+    with stranger(503, b'{"status": "broken", "pipeline": "broken", "reasons": []}') as port:
+        assert ask_health(f"http://{HOST}:{port}/health") == (NO, "broken")
+    with stranger(503, b'{"status": "broken", "pipeline": "degraded", "reasons": []}') as port:
+        assert ask_health(f"http://{HOST}:{port}/health") == (WITHOUT_SOURCES, "broken")
 
 
 def test_health_without_a_dashboard_is_a_no_with_a_reason() -> None:

@@ -1,19 +1,23 @@
 """The whole product as its user meets it: ./start.sh --demo, a process killed now and then, ./stop.sh, and again.
 
-The tests are one story and run in the order of this file, on a pipeline with data, logs and ports of its own.
+The tests of the demo are one story and run in the order of this file, on a pipeline with data, logs and ports of its
+own.
 """
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import tempfile
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -42,10 +46,10 @@ class Process(NamedTuple):
     pid: int  # 0 when it does not run
 
 
-class Demo:
-    """A demo pipeline of this checkout, apart from any other copy on the machine."""
+class Installation:
+    """A pipeline of this checkout, apart from any other copy on the machine. `settings` are variables."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **settings: str) -> None:
         self.directory = directory
         ports = ("REDIS_PORT", "CLICKHOUSE_PORT", "DASHBOARD_PORT", "SIMULATOR_PORT")
         self.port = {name: free_port() for name in ports}
@@ -54,6 +58,7 @@ class Demo:
             | {name: str(port) for name, port in self.port.items()}
             | {"DATA_DIR": str(directory / "data"), "LOG_DIR": str(directory / "logs")}
             | {"SIMULATOR_OPTIONS": SIMULATOR_OPTIONS}
+            | settings
         )
 
     def run(self, script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -70,8 +75,8 @@ class Demo:
             timeout=SCRIPT_LIMIT_S,
         )
 
-    def start(self) -> str:
-        result = self.run("start.sh", "--demo")
+    def start(self, *arguments: str) -> str:
+        result = self.run("start.sh", *arguments)
         assert result.returncode == 0, result.stdout
         return result.stdout
 
@@ -108,6 +113,13 @@ class Demo:
 
     def truth(self, what: str) -> list[str]:
         return sorted(self._read(f"{self._simulator}/truth/{what}").split())
+
+    def health(self) -> dict[str, Any]:
+        """What the dashboard says, also when something is broken."""
+        try:
+            return dict(json.loads(self._read(f"http://127.0.0.1:{self.port['DASHBOARD_PORT']}/health")))
+        except urllib.error.HTTPError as error:
+            return dict(json.load(error))
 
     def is_whole(self) -> bool:
         """Tell whether ClickHouse answers and the dashboard finds nothing broken."""
@@ -165,47 +177,53 @@ def is_alive(pid: int) -> bool:
     return bool(state.strip()) and not state.startswith("Z")
 
 
-@pytest.fixture(scope="module")
-def demo() -> Iterator[Demo]:
-    """Return a started demo. Its directory has a short name: the path of a socket has to fit in 100 characters."""
+@contextmanager
+def installation(**settings: str) -> Iterator[Installation]:
+    """One that is stopped afterwards. Its path is short: that of a socket has to fit in 100 characters."""
     directory = Path(tempfile.mkdtemp(prefix="demo-", dir="/tmp"))
-    pipeline = Demo(directory)
+    pipeline = Installation(directory, **settings)
     try:
-        pipeline.start()
         yield pipeline
     finally:
         pipeline.stop()
         shutil.rmtree(directory)
 
 
-def test_start_ends_with_every_process_running(demo: Demo) -> None:
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Installation]:
+    with installation() as pipeline:
+        pipeline.start("--demo")
+        yield pipeline
+
+
+def test_start_ends_with_every_process_running(demo: Installation) -> None:
     processes = demo.processes()
     assert set(processes) == {*STAGES, *SERVERS}
     assert {process.state for process in processes.values()} == {"RUNNING"}
 
 
-def test_trades_arrive_and_grow(demo: Demo) -> None:
+def test_trades_arrive_and_grow(demo: Installation) -> None:
     wait_until(lambda: demo.count("trades") > 5000, "thousands of trades", UP_LIMIT_S)
     before = demo.count("trades")
     wait_until(lambda: demo.count("trades") > before, "more trades", UP_LIMIT_S)
 
 
-def test_starting_again_changes_nothing_and_says_what_runs(demo: Demo) -> None:
+def test_starting_again_changes_nothing_and_says_what_runs(demo: Installation) -> None:
     before = demo.processes()
-    printed = demo.start()
+    printed = demo.start("--demo")
     assert demo.processes() == before
     assert "simulated" in printed
     assert f"http://127.0.0.1:{demo.port['DASHBOARD_PORT']}" in printed
 
 
-def test_live_mode_is_refused_while_the_demo_runs(demo: Demo) -> None:
+def test_live_mode_is_refused_while_the_demo_runs(demo: Installation) -> None:
     result = demo.run("start.sh")
     assert result.returncode == 1
     assert "the pipeline is running in demo mode; run ./stop.sh first" in result.stdout
 
 
 @pytest.mark.parametrize("name", [*STAGES, "embedded_redis", "embedded_clickhouse"])
-def test_a_killed_process_is_replaced(demo: Demo, name: str) -> None:
+def test_a_killed_process_is_replaced(demo: Installation, name: str) -> None:
     killed = demo.processes()[name].pid
     os.kill(killed, signal.SIGKILL)
 
@@ -217,14 +235,14 @@ def test_a_killed_process_is_replaced(demo: Demo, name: str) -> None:
     wait_until(demo.is_whole, "the pipeline is whole again", UP_LIMIT_S)
 
 
-def test_every_fill_is_there_once_after_all_those_kills(demo: Demo) -> None:
+def test_every_fill_is_there_once_after_all_those_kills(demo: Installation) -> None:
     demo.freeze()
     wait_until(demo.holds_the_truth, "every fill in order_filled and trades, once", SETTLED_LIMIT_S)
     # Markets that have no fill yet are still being listed.
     wait_until(demo.holds_the_markets, "every market that was served, and no other", SETTLED_LIMIT_S)
 
 
-def test_older_fills_come_from_the_subgraph_and_later_ones_from_the_chain(demo: Demo) -> None:
+def test_older_fills_come_from_the_subgraph_and_later_ones_from_the_chain(demo: Installation) -> None:
     for table in ("order_filled", "trades"):
         times = "max(timestamp), min(timestamp)"
         older = demo.query(f"SELECT {times} FROM polymarket.{table} WHERE block_number IS NULL FORMAT TSV")[0].split(
@@ -234,22 +252,44 @@ def test_older_fills_come_from_the_subgraph_and_later_ones_from_the_chain(demo: 
         assert older[0] == later[1]  # the block of the cut-over has fills of both
 
 
-def test_stop_leaves_nothing_running_and_the_next_start_goes_on(demo: Demo) -> None:
+def test_stop_leaves_nothing_running_and_the_next_start_goes_on(demo: Installation) -> None:
     printed = demo.stop()
     assert "stopping clickhouse_writer" in printed
     assert demo.left_alive() == []
     assert "Nothing is running" in demo.stop()
 
-    demo.start()
+    demo.start("--demo")
     first_look = demo.count("trades")
     demo.freeze()
     wait_until(demo.holds_the_truth, "every fill in order_filled and trades, once", SETTLED_LIMIT_S)
     assert demo.count("trades") >= first_look > 5000
 
 
-def test_what_a_killed_supervisor_left_behind_is_stopped_too(demo: Demo) -> None:
+def test_what_a_killed_supervisor_left_behind_is_stopped_too(demo: Installation) -> None:
     supervisor = int((demo.directory / "data" / "run" / "supervisord.pid").read_text())
     os.kill(supervisor, signal.SIGKILL)
     wait_until(lambda: not is_alive(supervisor), "supervisord is gone")
     assert "Stopped" in demo.stop()
     assert demo.left_alive() == []
+
+
+def test_without_its_sources_all_of_it_starts_and_tells_which_are_away() -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    away = {"POLYMARKET_API_URL": nobody, "GOLDSKY_URL": nobody, "POLYGON_RPC_URL": nobody}
+    with installation(**away) as live:
+        printed = live.start()
+        assert {live.processes()[name].state for name in STAGES} == {"RUNNING"}
+        assert "next attempt" in printed
+        wait_until(lambda: live.health()["status"] == "broken", "the sources are told to be away", UP_LIMIT_S)
+        assert live.health()["pipeline"] == "degraded"
+        assert "everything else works" in live.start()
+        live.stop()
+        assert live.left_alive() == []
+
+
+def test_a_setting_that_a_stage_refuses_is_told_at_once() -> None:
+    with installation(POLYGON_RPC_URL="http://127.0.0.1:1,somewhere") as live:
+        result = live.run("start.sh")
+        assert result.returncode == 1
+        assert "POLYGON_RPC_URL: expected" in result.stdout
+        assert "a process has ended" in result.stdout

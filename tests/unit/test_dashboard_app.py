@@ -58,10 +58,11 @@ def test_nothing_else_is_served(path: str) -> None:
 
 
 def test_health_is_200_while_it_works_and_while_it_is_degraded() -> None:
-    assert ask(a_status(), "/health").json() == {"status": "ok", "reasons": []}
+    assert ask(a_status(), "/health").json() == {"status": "ok", "pipeline": "ok", "reasons": []}
     degraded = ask(a_status(heartbeats=beats(goldsky_ingester={"state": "waiting", "reason": "503"})), "/health")
     assert degraded.status_code == 200
-    assert degraded.json() == {"status": "degraded", "reasons": ["degraded: goldsky_ingester waits: 503"]}
+    reasons = ["degraded: goldsky_ingester waits: 503"]
+    assert degraded.json() == {"status": "degraded", "pipeline": "degraded", "reasons": reasons}
 
 
 def test_health_is_503_with_reasons_when_something_is_broken() -> None:

@@ -108,6 +108,14 @@ def test_the_reason_names_every_source_of_fills_with_its_state() -> None:
     ]
 
 
+def test_sources_that_are_away_are_told_apart_from_what_runs_here() -> None:
+    away = {"goldsky_ingester": UNREACHABLE, "polygon_ingester": UNREACHABLE}
+    health = judge(a_status(heartbeats=beats(**away)))
+    assert (health.verdict, health.of_pipeline) == ("broken", "degraded")
+    health = judge(a_status(heartbeats=beats(**away, clickhouse_writer=None)))
+    assert (health.verdict, health.of_pipeline) == ("broken", "broken")
+
+
 def test_markets_alone_are_no_source_of_fills() -> None:
     status = a_status(heartbeats=beats(polymarket_ingester=UNREACHABLE))
     assert told(status) == ["degraded: polymarket_ingester waits: 503"]
