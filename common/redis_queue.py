@@ -115,19 +115,6 @@ class StreamInfo(NamedTuple):
     groups: list[GroupInfo]
 
 
-class DeadLetter(NamedTuple):
-    """An entry that nobody could process, with its original bytes."""
-
-    id: str
-    data: bytes
-    reason: str
-    source_stream: str
-    entry_id: str
-    attempts: int
-    at: str  # ISO time, UTC
-    group: str = ""  # the consumer group that refused it; empty when an ingester did
-
-
 class Question:
     """A command that has been sent and whose reply is fetched later: Redis works on it meanwhile."""
 
@@ -534,39 +521,6 @@ class RedisQueue:
             entries_read=group["entries-read"],
         )
 
-    def dead_letters(self, stream: str, count: int) -> tuple[int, list[DeadLetter]]:
-        """How many dead letters a stream has, and the newest of them."""
-        key = self.keys.dead_letters(stream)
-        newest = self.call("XREVRANGE", key, "+", "-", "COUNT", count)
-        return int(self.call("XLEN", key)), [_dead_letter(entry_id, _pairs(fields)) for entry_id, fields in newest]
-
-    # --- dead letters, for dead_letters.py -------------------------------------------------------------------------
-
-    def page_of_dead_letters(
-        self, stream: str, first: str, last: str, count: int, *, newest_first: bool = False
-    ) -> list[DeadLetter]:
-        """Up to `count` of a stream's dead letters from id `first` to id `last`; "(" before an id leaves it out."""
-        command, bounds = ("XREVRANGE", (last, first)) if newest_first else ("XRANGE", (first, last))
-        reply = self.call(command, self.keys.dead_letters(stream), *bounds, "COUNT", count)
-        return [_dead_letter(entry_id, _pairs(fields)) for entry_id, fields in reply]
-
-    def count_dead_letters(self, stream: str) -> int:
-        return int(self.call("XLEN", self.keys.dead_letters(stream)))
-
-    def replay_dead_letters(self, stream: str, letters: Sequence[DeadLetter]) -> list[str]:
-        """Put letters back on their stream, for the group that refused them alone; returns the ids of those it moved.
-
-        The others were gone already. In one step: twice at once moves each letter once.
-        """
-        arguments = [argument for letter in letters for argument in (letter.id, letter.group)]
-        moved = self.script("replay", [self.keys.dead_letters(stream), stream], arguments) if letters else []
-        return [entry_id.decode() for entry_id in moved]
-
-    def discard_dead_letters(self, stream: str, ids: Sequence[str]) -> list[str]:
-        """Remove letters; returns the ids of those it removed. The others were gone already."""
-        removed = self.script("discard", [self.keys.dead_letters(stream)], ids) if ids else []
-        return [entry_id.decode() for entry_id in removed]
-
     @contextmanager
     def available(self) -> Iterator[None]:
         """Redis' errors as ours: see `call`."""
@@ -635,17 +589,3 @@ def _data(fields: list[bytes] | None, reader: bytes) -> bytes:
 
 def _pairs(reply: list[Any]) -> dict[str, Any]:
     return {reply[i].decode(errors="replace"): reply[i + 1] for i in range(0, len(reply), 2)}
-
-
-def _dead_letter(entry_id: bytes, fields: dict[str, bytes]) -> DeadLetter:
-    attempts = fields.get("attempts", b"")
-    return DeadLetter(
-        id=entry_id.decode(),
-        data=fields.get("data", b""),
-        reason=fields.get("reason", b"").decode(errors="replace"),
-        source_stream=fields.get("source_stream", b"").decode(errors="replace"),
-        entry_id=fields.get("entry_id", b"").decode(errors="replace"),
-        attempts=int(attempts) if attempts.isdigit() else 0,  # not so in one that somebody wrote by hand
-        at=fields.get("at", b"").decode(errors="replace"),
-        group=fields.get("group", b"").decode(errors="replace"),
-    )

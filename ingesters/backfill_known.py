@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 
 from common.clickhouse import ClickHouse
+from common.dead_letters import page_of_dead_letters
 from common.keys import Route
 from common.progress import Portion, Progress
 from common.redis_queue import Offer, RedisQueue
@@ -70,6 +71,6 @@ def remember_letters(queue: RedisQueue, progress: Progress, stream: str, source:
 
 def _pages_of_letters(queue: RedisQueue, stream: str, source: str) -> Iterator[list[str]]:
     first = "-"
-    while letters := queue.page_of_dead_letters(stream, first, "+", LETTERS):
+    while letters := page_of_dead_letters(queue, stream, first, "+", LETTERS):
         yield [letter.entry_id for letter in letters if letter.source_stream == source]
         first = f"({letters[-1].id}"

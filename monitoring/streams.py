@@ -6,8 +6,9 @@ from typing import Any, Literal
 import msgspec
 
 from common.config import Settings
+from common.dead_letters import DeadLetter, newest_dead_letters
 from common.keys import Keys
-from common.redis_queue import DeadLetter, GroupInfo, RedisQueue, StreamInfo
+from common.redis_queue import GroupInfo, RedisQueue, StreamInfo
 from monitoring.formatting import printable
 from monitoring.reading import Reading, Server, absent, known, known_or, unknown
 
@@ -114,7 +115,7 @@ def _arrival(entry_id: str) -> Reading[float]:
 
 
 def read_dead_letters(queue: RedisQueue, redis: Server, stream: str) -> DeadLetters:
-    return as_dead_letters(stream, redis.read(lambda: queue.dead_letters(stream, NEWEST_DEAD_LETTERS)))
+    return as_dead_letters(stream, redis.read(lambda: newest_dead_letters(queue, stream, NEWEST_DEAD_LETTERS)))
 
 
 def as_dead_letters(stream: str, found: Reading[tuple[int, list[DeadLetter]]]) -> DeadLetters:

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from common.config import Settings
+from common.dead_letters import DeadLetter, page_of_dead_letters
 from common.errors import PipelineError
-from common.redis_queue import DeadLetter, RedisQueue
+from common.redis_queue import RedisQueue
 
 PAGE = 100  # letters in memory at once, and letters a script moves
 
@@ -75,7 +76,7 @@ def letters_with_ids(queue: RedisQueue, selection: Selection) -> tuple[list[Page
         found = [
             (stream, letter)
             for stream in selection.streams
-            for letter in queue.page_of_dead_letters(stream, entry_id, entry_id, 1)
+            for letter in page_of_dead_letters(queue, stream, entry_id, entry_id, 1)
             if selection.fits(letter) and _is_within(selection, letter)
         ]
         if len(found) > 1:
@@ -119,13 +120,13 @@ def _spans_now(queue: RedisQueue, selection: Selection) -> list[tuple[str, str, 
     """Each stream with the first and the last id to read; without those that have none."""
     first, last = selection.span()
     newest = {
-        stream: queue.page_of_dead_letters(stream, first, last, 1, newest_first=True) for stream in selection.streams
+        stream: page_of_dead_letters(queue, stream, first, last, 1, newest_first=True) for stream in selection.streams
     }
     return [(stream, first, letters[0].id) for stream, letters in newest.items() if letters]
 
 
 def _pages(queue: RedisQueue, stream: str, first: str, last: str, *, newest_first: bool) -> Iterator[list[DeadLetter]]:
-    while letters := queue.page_of_dead_letters(stream, first, last, PAGE, newest_first=newest_first):
+    while letters := page_of_dead_letters(queue, stream, first, last, PAGE, newest_first=newest_first):
         yield letters
         if newest_first:
             last = f"({letters[-1].id}"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from common.redis_queue import DeadLetter
+from common.dead_letters import DeadLetter
 
 MOST_REASONS = 1000  # groups a table holds; it bounds the memory of a listing
 MOST_SHOWN = 160  # characters of a reason in a table

@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 from common import parsing
 from common.config import Settings, load_settings
+from common.dead_letters import DeadLetter, count_dead_letters, discard_dead_letters, replay_dead_letters
 from common.errors import ConfigError, Unavailable
-from common.redis_queue import DeadLetter, RedisQueue
+from common.redis_queue import RedisQueue
 from processors import dead_letter_text as text
 from processors.dead_letter_selection import (
     Page,
@@ -88,7 +89,7 @@ def _print_reasons(job: Job, stream: str, groups: list[text.ReasonGroup]) -> int
     if job.arguments.json:
         say(group.as_json() for group in shown)
         return matched
-    total = job.queue.count_dead_letters(stream)
+    total = count_dead_letters(job.queue, stream)
     narrowed = f", {matched} of them match" if has_filter(job.arguments) else ""
     say([f"{job.queue.keys.dead_letters(stream)}: {counted(total)}{narrowed}"])
     if shown:
@@ -170,7 +171,7 @@ def _replay_page(job: Job, page: Page, tally: Tally) -> None:
     verb = "would go" if job.arguments.dry_run else "replayed"
     moved = {letter.id for letter in ready}
     if not job.arguments.dry_run:
-        moved = set(job.queue.replay_dead_letters(page.stream, ready))
+        moved = set(replay_dead_letters(job.queue, page.stream, ready))
     tally.gone += len(ready) - len(moved)
     going = [letter for letter in ready if letter.id in moved]
     tally.done.update(f"{verb} to {page.stream} for {letter.group}" for letter in going)
@@ -196,7 +197,7 @@ def _discard_page(job: Job, page: Page, tally: Tally) -> None:
         say(text.as_json(page.stream, letter) for letter in page.letters)
         sys.stdout.flush()
     ids = [letter.id for letter in page.letters]
-    removed = ids if job.arguments.dry_run else job.queue.discard_dead_letters(page.stream, ids)
+    removed = ids if job.arguments.dry_run else discard_dead_letters(job.queue, page.stream, ids)
     verb = "would be discarded from" if job.arguments.dry_run else "discarded from"
     if removed:
         tally.done[f"{verb} {job.queue.keys.dead_letters(page.stream)}"] += len(removed)

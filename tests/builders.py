@@ -10,6 +10,7 @@ from typing import Any
 
 from common.clickhouse import ClickHouse
 from common.config import Settings
+from common.dead_letters import newest_dead_letters
 from common.records import Market, OrderFilled, encode
 from common.redis_queue import RedisQueue
 from common.runtime import Context
@@ -165,7 +166,7 @@ class Pipeline:
         ]
 
     def dead(self, stream: str) -> list[Any]:
-        return self.queue.dead_letters(stream, 1000)[1]
+        return newest_dead_letters(self.queue, stream, 1000)[1]
 
     def pending(self, stream: str) -> int:
         """Return how many entries of a stream are delivered and not acknowledged, over all of its groups."""

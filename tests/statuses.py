@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from common.redis_queue import DeadLetter, GroupInfo, StreamInfo
+from common.dead_letters import DeadLetter
+from common.redis_queue import GroupInfo, StreamInfo
 from monitoring.reading import Reading, absent, known, unknown
 from monitoring.sources import read_sources
 from monitoring.stages import COMPONENTS, read_stage

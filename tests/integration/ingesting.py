@@ -15,8 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 from common.config import Settings
+from common.dead_letters import DeadLetter, newest_dead_letters
 from common.errors import Unavailable
-from common.redis_queue import DeadLetter, RedisQueue
+from common.redis_queue import RedisQueue
 from common.runtime import Context, Stage
 from tests.servers import ROOT, RedisServer
 from tests.waiting import LIMIT_S, wait_until
@@ -69,7 +70,7 @@ def published(context: Context, stream: str) -> list[dict[str, Any]]:
 
 
 def dead_letters(context: Context, stream: str) -> list[DeadLetter]:
-    return context.queue.dead_letters(context.queue.keys(stream), MOST_READ)[1]
+    return newest_dead_letters(context.queue, context.queue.keys(stream), MOST_READ)[1]
 
 
 class Asked(NamedTuple):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from common.dead_letters import newest_dead_letters
 from common.errors import LeaseLost
 from common.keys import Route
 from common.leases import Lease, holder_of, take_lease
@@ -48,7 +49,7 @@ def stream(queue: RedisQueue) -> list[bytes]:
 
 
 def letters(queue: RedisQueue) -> list[str]:
-    return [letter.entry_id for letter in queue.dead_letters(queue.keys(STREAM), 100)[1]]
+    return [letter.entry_id for letter in newest_dead_letters(queue, queue.keys(STREAM), 100)[1]]
 
 
 def test_a_portion_is_published_counted_and_its_cursor_moved(queue: RedisQueue, progress: Progress) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from common.clickhouse import ClickHouse
 from common.config import Settings
+from common.dead_letters import newest_dead_letters
 from common.errors import Unavailable
 from common.keys import Route
 from common.records import encode
@@ -355,7 +356,7 @@ class TestRefusedRows:
             runs += 1
         assert runs > 20
         assert pipeline.ids("order_filled") == sorted(make_fill(r * 10 + i).id for r in range(runs) for i in range(3))
-        letters = [letter.data for letter in pipeline.queue.dead_letters(pipeline.events, 1000)[1]]
+        letters = [letter.data for letter in newest_dead_letters(pipeline.queue, pipeline.events, 1000)[1]]
         assert sorted(letters) == sorted(b'{"bad":%d}' % i for i in range(runs))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from common.config import Settings
+from common.dead_letters import discard_dead_letters, page_of_dead_letters, replay_dead_letters
 from common.errors import Unavailable
 from common.keys import Route
 from common.records import encode
@@ -161,9 +162,9 @@ class TestReplayOfFills:
 
     def test_of_two_that_read_the_same_letters_one_moves_them(self, pipeline: Pipeline) -> None:
         ids = bury(pipeline, b"1", b"2", b"3")
-        letters = pipeline.queue.page_of_dead_letters(pipeline.events, "-", "+", 10)
-        assert pipeline.queue.replay_dead_letters(pipeline.events, letters[:1]) == ids[:1]
-        assert pipeline.queue.replay_dead_letters(pipeline.events, letters) == ids[1:]
+        letters = page_of_dead_letters(pipeline.queue, pipeline.events, "-", "+", 10)
+        assert replay_dead_letters(pipeline.queue, pipeline.events, letters[:1]) == ids[:1]
+        assert replay_dead_letters(pipeline.queue, pipeline.events, letters) == ids[1:]
         assert pipeline.rows(pipeline.events) == [b"1", b"2", b"3"]
 
     @pytest.mark.parametrize("failure", FAILURES, ids=str)
@@ -244,8 +245,8 @@ class TestAddressedEntries:
 
     def replay_one(self, pipeline: Pipeline) -> None:
         bury(pipeline, b"{}")
-        letters = pipeline.queue.page_of_dead_letters(pipeline.events, "-", "+", 1)
-        pipeline.queue.replay_dead_letters(pipeline.events, letters)
+        letters = page_of_dead_letters(pipeline.queue, pipeline.events, "-", "+", 1)
+        replay_dead_letters(pipeline.queue, pipeline.events, letters)
 
     def test_only_the_group_that_refused_it_gets_it(self, pipeline: Pipeline, routes: tuple[Route, Route]) -> None:
         self.replay_one(pipeline)
@@ -289,8 +290,8 @@ class TestAddressedEntries:
         stored: list[int] = []
         for number, saboteur in enumerate(every_call(failure)):
             bury(pipeline, encode(make_fill(1000 + number)))
-            letters = pipeline.queue.page_of_dead_letters(pipeline.events, "-", "+", 9)
-            pipeline.queue.replay_dead_letters(pipeline.events, letters)
+            letters = page_of_dead_letters(pipeline.queue, pipeline.events, "-", "+", 9)
+            replay_dead_letters(pipeline.queue, pipeline.events, letters)
             pipeline.add_fills([number])
             stored.append(number)
             with suppress(Died):
@@ -307,8 +308,8 @@ class TestAddressedEntries:
         for number, saboteur in enumerate(every_call(failure)):
             bury(pipeline, encode(make_fill(number)))
             bury(pipeline, encode(make_fill(1000)), group=pipeline.settings.group_order_events_writers)
-            letters = pipeline.queue.page_of_dead_letters(pipeline.events, "-", "+", 9)
-            pipeline.queue.replay_dead_letters(pipeline.events, letters)
+            letters = page_of_dead_letters(pipeline.queue, pipeline.events, "-", "+", 9)
+            replay_dead_letters(pipeline.queue, pipeline.events, letters)
             made.append(number)
             with suppress(Died):
                 live(lambda: sabotaged_processor(pipeline, saboteur), lambda: processors_are_done(pipeline))  # noqa: B023
@@ -573,8 +574,8 @@ class TestDiscard:
 
     def test_of_two_that_read_the_same_letters_one_removes_them(self, pipeline: Pipeline) -> None:
         ids = bury(pipeline, b"1", b"2")
-        assert pipeline.queue.discard_dead_letters(pipeline.events, ids[:1]) == ids[:1]
-        assert pipeline.queue.discard_dead_letters(pipeline.events, ids) == ids[1:]
+        assert discard_dead_letters(pipeline.queue, pipeline.events, ids[:1]) == ids[:1]
+        assert discard_dead_letters(pipeline.queue, pipeline.events, ids) == ids[1:]
 
     def test_two_at_once_remove_each_letter_once(self, pipeline: Pipeline, command: Command) -> None:
         bury(pipeline, *(b"%d" % i for i in range(350)), reason="spam")

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.config import Settings
+from common.dead_letters import newest_dead_letters
 from common.errors import ConfigError, Unavailable
 from common.keys import Route
 from common.redis_queue import Entry, Offer, Position, RedisQueue, Result
@@ -138,7 +139,7 @@ class TestPushBatch:
         bad = Offer("fault:1", b'{"id": \xff', 100, fault="no id")
         assert push(queue, stream, (100, "a"), bad, offer("a", 100)) == (1, 1, 0)
         assert push(queue, stream, (100, "a"), bad, offer("a", 100)) == (0, 0, 2)
-        count, [letter] = queue.dead_letters(stream, 10)
+        count, [letter] = newest_dead_letters(queue, stream, 10)
         assert count == 1
         assert (letter.data, letter.reason, letter.source_stream) == (b'{"id": \xff', "no id", SOURCE)
         assert (letter.entry_id, letter.attempts) == ("fault:1", 1)
@@ -151,7 +152,7 @@ class TestPushBatch:
         push(queue, stream, (1000, "a"), bad)
         push(queue, stream, (1059, "b"), bad)
         assert push(queue, stream, (1060, "c"), bad) == (0, 0, 1)
-        assert queue.dead_letters(stream, 10)[0] == 1
+        assert newest_dead_letters(queue, stream, 10)[0] == 1
 
     def test_a_window_that_is_made_longer_brings_nothing_back(self, queue: RedisQueue, stream: str) -> None:
         push(queue, stream, (1000, "b"), offer("a", 500), offer("b", 1000), window_s=60)
@@ -200,7 +201,7 @@ class TestPushChanged:
         bad = Offer("fault:12", b"bytes", version="aa", fault="no question")
         assert self.push(queue, stream, bad, offset="1") == (0, 1, 0)
         assert self.push(queue, stream, bad, offset="2") == (0, 0, 1)
-        assert queue.dead_letters(stream, 9)[1][0].data == b"bytes"
+        assert newest_dead_letters(queue, stream, 9)[1][0].data == b"bytes"
         assert read_state(queue, "offset") == "2"
 
     @pytest.mark.parametrize("identity", ["0", "99", "100", "123456789012", "not-a-number", "7²"])
@@ -350,7 +351,7 @@ class TestComplete:
         assert queue.complete(route, target, self.results(ids)) == (1, 0)
         assert queue.complete(route, target, self.results(ids, "bad")) == (0, 0)
         assert len(data_of(queue, target)) == 3
-        assert queue.dead_letters(route.stream, 9)[0] == 0
+        assert newest_dead_letters(queue, route.stream, 9)[0] == 0
 
     def test_an_entry_that_was_never_delivered_has_no_result(self, queue: RedisQueue, route: Route) -> None:
         ids = add(queue, route.stream, 1)
@@ -362,7 +363,7 @@ class TestComplete:
         for _ in range(2):
             queue.fetch_pending(route, "c", [entry_id])
         assert queue.complete(route, "", [Result(entry_id, b"\x00\xff", "not JSON")]) == (0, 1)
-        count, [letter] = queue.dead_letters(route.stream, 9)
+        count, [letter] = newest_dead_letters(queue, route.stream, 9)
         assert count == 1
         assert (letter.data, letter.reason, letter.attempts) == (b"\x00\xff", "not JSON", 3)
         assert (letter.source_stream, letter.entry_id) == (route.stream, entry_id.decode())
@@ -550,7 +551,7 @@ class TestMonitoring:
 
     def test_a_stream_that_does_not_exist_yet_is_empty(self, queue: RedisQueue, stream: str) -> None:
         assert queue.stream_info(stream) == (0, None, None, 0, [])
-        assert queue.dead_letters(stream, 5) == (0, [])
+        assert newest_dead_letters(queue, stream, 5) == (0, [])
 
     def test_heartbeats_come_back_and_expire(self, queue: RedisQueue) -> None:
         queue.beat("writer-1", {"component": "writer", "state": "running"}, 100)
@@ -645,7 +646,7 @@ class TestTrouble:
         assert data_of(queue, "s") == ["data of a"]
         assert read_position(queue, SOURCE) == Position(100, "a")
         assert queue.call("ZCARD", queue.keys.seen(SOURCE)) == 1
-        assert queue.dead_letters("s", 1)[0] == queue.stream_info("m").length == 0
+        assert newest_dead_letters(queue, "s", 1)[0] == queue.stream_info("m").length == 0
         assert read_state(queue, "offset") is None
         queue.call("CONFIG", "SET", "maxmemory", "0")
         assert push(queue, "s", (101, "b"), offer("b", 101)).added == 1

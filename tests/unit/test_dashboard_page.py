@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from common.redis_queue import DeadLetter, StreamInfo
+from common.dead_letters import DeadLetter
+from common.redis_queue import StreamInfo
 from monitoring.formatting import GAP
 from monitoring.page import render_fragment, render_page, tiles
 from monitoring.reading import unknown

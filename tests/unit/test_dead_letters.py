@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.redis_queue import DeadLetter
+from common.dead_letters import DeadLetter
 from processors import dead_letter_text as text
 from processors.dead_letter_selection import Selection, why_it_stays
 from processors.dead_letters import main, parser

@@ -2,7 +2,8 @@
 
 import pytest
 
-from common.redis_queue import DeadLetter, StreamInfo
+from common.dead_letters import DeadLetter
+from common.redis_queue import StreamInfo
 from monitoring.health import judge
 from monitoring.reading import unknown
 from monitoring.status import Status
