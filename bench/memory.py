@@ -14,6 +14,7 @@ from random import Random
 from bench.markets import await_rows, await_sweep, await_until, show, simulator, sweeping
 from bench.result import Result, options, table
 from bench.servers import Bench, running, servers
+from common.dead_letters import newest_dead_letters
 from common.records import OrderFilled, encode
 from common.redis_queue import Offer, Position
 from simulator.catalogue import Catalogue
@@ -82,7 +83,7 @@ def send_fills(bench: Bench, catalogue: Catalogue, count: int) -> None:
         offers = [Offer(fill.id, encode(fill), fill.timestamp) for fill in fills]
         bench.queue.push_batch(stream, offers, source="bench", position=Position(now, fills[-1].id), window_s=10)
     await_until(lambda: bench.queue.stream_info(trades).entries_added - before >= count, "every fill is a trade", 300)
-    dead = bench.queue.dead_letters(f"{stream}", 1)[0]
+    dead = newest_dead_letters(bench.queue, f"{stream}", 1)[0]
     if dead:
         raise SystemExit(f"{dead:,} fills found no market")
     print(f"{count:,} fills of random tokens: each found its market")
