@@ -27,6 +27,7 @@ from tests.faults.plan import HOLDING, Event, plan
 from tests.faults.processes import Finding, Program
 from tests.faults.stack import COMPARED_TABLES, HISTORY_RATE, QUICK, Size, Stack, running_stack
 from tests.faults.verdict import (
+    NO_FAULTS,
     Verdict,
     entries_added,
     holds_entries,
@@ -39,7 +40,7 @@ from tests.faults.verdict import (
 if TYPE_CHECKING:
     from tests.faults.tcp_proxy import Direction
 
-FILLS_A_SECOND = 300  # of history for each second of the run, so that the ingester has to catch up for most of it
+FILLS_A_SECOND = 300  # of history for each second of the run, so that both ingesters catch up for most of it
 LEAST_HISTORY_S = 180
 FREEZE_BEFORE_END_S = 20  # fills that end earlier leave time for markets that are listed up to 40 s late
 SETTLE_LIMIT_S = 240.0
@@ -235,9 +236,7 @@ class Outcome(NamedTuple):
 
     def failures(self) -> list[str]:
         """What is not as it should be."""
-        wrong = {
-            name: count for name, count in self.verdict._asdict().items() if name not in {"served", "dead_letters"}
-        }
+        wrong = {name: count for name, count in self.verdict._asdict().items() if name not in NO_FAULTS}
         if self.options.loses:  # then what is written a second time is removed by ReplacingMergeTree
             for name in ("duplicates_raw", "duplicates_streamed"):
                 del wrong[name]

@@ -5,6 +5,8 @@ from itertools import cycle
 from random import Random
 from typing import Literal, NamedTuple, TypeVar
 
+from simulator.faults import KINDS
+
 T = TypeVar("T")
 Kind = Literal["kill", "pause", "terminate", "lose", "away", "cut", "stall", "refuse", "source"]
 
@@ -15,6 +17,7 @@ STAGES = (
     "clickhouse_writer_a",
     "clickhouse_writer_b",
     "goldsky_ingester",
+    "polygon_ingester",
     "polymarket_ingester",
 )
 LEASED = STAGES[:4]
@@ -30,11 +33,14 @@ TARGETS: dict[Kind, tuple[str, ...]] = {
 # the process in doubt whether it took effect.
 HAND_OVERS = (
     ("redis", "seen:goldsky"),
+    ("redis", "seen:polygon"),
     ("redis", "stream:trades\r\n$23\r\nstream:order_events_dlq"),
     ("redis", "manifests:"),
     ("clickhouse", "insert_deduplication_token"),
 )
 HOLDING = "holding"  # at a moment when it is inside its hand-over
+SOURCES = ("goldsky", "goldsky", "polygon", "polygon", "gamma")  # those of fills twice as often
+# All that the simulator has, but for late_rows: only new fills can be late, and the subgraph has the old ones.
 SOURCE_FAULTS: dict[str, tuple[dict[str, float], ...]] = {
     "http_429": ({"count": 2, "retry_after_s": 1}, {"count": 1}),
     "http_500": ({"count": 3}, {"probability": 0.5, "seconds": 3}),
@@ -42,12 +48,12 @@ SOURCE_FAULTS: dict[str, tuple[dict[str, float], ...]] = {
     "truncated_json": ({"count": 2}, {"probability": 0.5, "seconds": 3}),
     "garbage": ({"count": 2},),
     "graphql_errors": ({"count": 2}, {"probability": 0.5, "seconds": 3}),
+    "rpc_errors": ({"count": 2}, {"probability": 0.5, "seconds": 3}),
     "short_page": ({"count": 5}, {"probability": 0.5, "seconds": 5}),
-    "late_rows": ({"count": 5, "probability": 0.2, "seconds": 5},),
     "duplicate_rows": ({"count": 5}, {"probability": 0.5, "seconds": 5}),
     "malformed_record": ({"count": 3},),
+    "removed_logs": ({"count": 5}, {"probability": 0.5, "seconds": 5}),
 }
-GOLDSKY_ONLY = frozenset({"graphql_errors", "late_rows"})
 EVERY_S = 1.5  # a fault beside the kills every so often
 LOSES_EVERY_S = 40
 HOLDING_SHARE = 0.7  # of the kills; the others strike at any moment
@@ -150,5 +156,5 @@ class _Maker:
         """The kinds in turn, in an order that chance decides."""
         rng = self._rng
         what = next(self._source_faults)
-        target = "goldsky" if what in GOLDSKY_ONLY else rng.choice(("goldsky", "goldsky", "gamma"))
+        target = rng.choice([source for source in SOURCES if what in KINDS[source]])
         return Event(0, "source", target, what=what, details=tuple(rng.choice(SOURCE_FAULTS[what]).items()))

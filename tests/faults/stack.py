@@ -25,13 +25,16 @@ STOP_LIMIT_S = 60.0  # as supervisord's; the drain below takes 5 s, a call that 
 QUERY_LIMIT_S = 60.0
 DATABASE = "polymarket"
 COMPARED_TABLES = ("order_filled", "trades")
-HISTORY_RATE = 20  # fills a second of the simulator's past
+HISTORY_RATE = 10  # fills a second of the simulator's past
 LIVE_RATE = 100
-SOURCE_DELAY_S = 0.15  # an answer takes; with the page size below, fills flow steadily at some 600/s
+CHAIN_SHARE = 0.35  # of the past lies behind the cut-over; with what is new there, as much as the subgraph has
+SOURCE_DELAY_S = 0.15  # an answer takes; with the page sizes below, fills flow steadily at some 600/s
+PROVIDERS = ("polygon", "polygon/notime")  # the second has a block's time asked for by itself
 MODULES = {
     "trade_processor": "processors.trade_processor",
     "clickhouse_writer": "processors.clickhouse_writer",
     "goldsky_ingester": "ingesters.goldsky_ingester",
+    "polygon_ingester": "ingesters.polygon_ingester",
     "polymarket_ingester": "ingesters.polymarket_ingester",
 }
 # Everything that takes seconds in production takes fractions here, so that many take-overs fit into a run.
@@ -52,7 +55,9 @@ QUICK = {
     "POLYMARKET_POLL_INTERVAL": "2",
     "GOLDSKY_POLL_INTERVAL": "1",
     "GOLDSKY_OVERLAP_S": "20",
-    "GOLDSKY_PAGE_SIZE": "100",
+    "GOLDSKY_PAGE_SIZE": "60",
+    "POLYGON_POLL_INTERVAL": "1",
+    "POLYGON_MAX_BLOCKS": "2",
 }
 # Merges would remove duplicates before they are counted. Settings of the tables, unlike SYSTEM STOP MERGES, survive a
 # restart of the server; without merges the number of parts has to be allowed to grow.
@@ -124,6 +129,7 @@ def _running_source(folder: Path, size: Size, fleet: Fleet) -> Iterator[Simulato
         seed=size.source_seed,
         history_hours=size.history_s / 3600,
         history_rate=HISTORY_RATE,
+        cutover=f"-{size.history_s * CHAIN_SHARE:.0f}s",
         live_rate=LIVE_RATE,
         rate_limits=size.rate_limits,
     )
@@ -188,12 +194,13 @@ def _start_stages(stack: Stack, size: Size) -> None:
         "CLICKHOUSE_DATABASE": DATABASE,
         "POLYMARKET_API_URL": f"{source}/gamma",
         "GOLDSKY_URL": f"{source}/goldsky",
+        "POLYGON_RPC_URL": ",".join(f"{source}/{provider}" for provider in PROVIDERS),
         "ORDER_EVENTS_START": str(stack.start),
-        "CUTOVER_TIMESTAMP": str(2**32 - 1),  # the simulated subgraph has everything
+        **{setting.upper(): str(value) for setting, value in stack.source.cutover_settings().items()},
         "LOG_TO_FILE": "false",
     }
     if not size.rate_limits:
-        env |= {"GOLDSKY_REQUESTS_PER_10S": "100000", "POLYMARKET_REQUESTS_PER_10S": "100000"}
+        env |= {f"{upstream}_REQUESTS_PER_10S": "100000" for upstream in ("GOLDSKY", "POLYGON", "POLYMARKET")}
     for name in STAGES:
         module = next(module for program, module in MODULES.items() if name.startswith(program))
         stack.fleet.add(program_spec(name, [module], env, "starting, pid {pid},"))

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from simulator.markets import SERIES_BEFORE_BIRTH_S, SERIES_STEP_S, series_market
+from tests.faults.plan import SERVERS, STAGES
 from tests.servers import ROOT
 
-SECONDS, KILLS = 12, 8
+PROCESSES = {*STAGES, *SERVERS}
+SECONDS, KILLS = 12, len(PROCESSES)
 FREEZE_AFTER_S = 6
 LIMIT_S = 500  # above what the driver allows itself
 
@@ -50,5 +52,7 @@ def test_every_fill_arrives_once_in_a_short_chaos_run() -> None:
     assert told["failures"] == []
     assert status == 0
     assert told["kills"] == KILLS
-    assert told["served"] > 1000
+    assert {fault.split()[1] for fault in told["faults"] if fault.startswith("kill ")} == PROCESSES
+    assert told["served_by_chain"] > 1000
+    assert told["served"] - told["served_by_chain"] > 1000
     assert told["missing"] == told["duplicates_raw"] == told["duplicates_final"] == told["stuck_pending"] == 0

@@ -30,7 +30,9 @@ def test_a_schedule_kills_so_many_times_and_every_process_at_least_once(seed: in
 def test_a_long_schedule_has_every_kind_of_fault_in_the_order_of_time(seed: int) -> None:
     events = long_plan(seed, loses=True)
     kinds = {event.kind for event in events}
-    assert {event.what for event in events if event.kind == "source"} == set(SOURCE_FAULTS)
+    source = [event for event in events if event.kind == "source"]
+    assert {event.what for event in source} == set(SOURCE_FAULTS)
+    assert {event.target for event in source} >= {"goldsky", "polygon"}
     assert kinds == {"kill", "pause", "terminate", "lose", "away", "cut", "stall", "refuse", "source"}
     assert events == sorted(events, key=lambda event: event.at_s)
     assert all(0 < event.at_s <= 120 for event in events)
@@ -44,6 +46,10 @@ def test_redis_loses_data_only_where_it_is_asked_for(seed: int) -> None:
 @given(seeds)
 def test_a_pause_outlasts_the_lease(seed: int) -> None:
     assert all(event.seconds > 3 for event in long_plan(seed) if event.kind == "pause")
+
+
+def test_whatever_the_simulator_can_get_wrong_it_is_told_to() -> None:
+    assert {*SOURCE_FAULTS, "late_rows"} == set().union(*KINDS.values())
 
 
 @given(seeds)
