@@ -20,6 +20,7 @@ BENCHMARKS = (
     "query",
     "scale",
     "dashboard",
+    "costs",
 )
 
 

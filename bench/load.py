@@ -3,16 +3,16 @@
 from collections.abc import Iterable
 from itertools import islice
 
-from bench.servers import Bench
+from common.redis_queue import RedisQueue
 
 ADD_ALL = "for i = 1, #ARGV do redis.call('XADD', KEYS[1], '*', 'data', ARGV[i]) end"
 ENTRIES_A_CALL = 1000
 
 
-def load(bench: Bench, stream: str, rows: Iterable[bytes]) -> int:
+def load(queue: RedisQueue, stream: str, rows: Iterable[bytes]) -> int:
     """Put rows on a stream; returns how many."""
     rest, count = iter(rows), 0
     while some := list(islice(rest, ENTRIES_A_CALL)):
-        bench.queue.call("EVAL", ADD_ALL, 1, stream, *some)
+        queue.call("EVAL", ADD_ALL, 1, stream, *some)
         count += len(some)
     return count

@@ -76,7 +76,7 @@ def stretches(count: int) -> list[tuple[int, float, float, float]]:
                 while (done := both(bench)) < until:
                     if pushed < count and pushed - done < AHEAD:
                         pushed += load(
-                            bench, bench.settings.stream_order_events, islice(rows, min(PART, count - pushed))
+                            bench.queue, bench.settings.stream_order_events, islice(rows, min(PART, count - pushed))
                         )
                     else:
                         time.sleep(LOOK_S)

@@ -48,8 +48,8 @@ def loaded(fills: int, *, trades: int = 0) -> Iterator[Bench]:
     world = world_of(max(fills, trades))
     with servers("--maxmemory", "8gb") as bench:
         bench.clickhouse.batch_insert(MARKETS, b"\n".join(map(encode, markets_of(world))), "markets")
-        load(bench, bench.settings.stream_order_events, fill_rows(world, fills))
-        load(bench, bench.settings.stream_trades, trade_rows(world, trades))
+        load(bench.queue, bench.settings.stream_order_events, fill_rows(world, fills))
+        load(bench.queue, bench.settings.stream_trades, trade_rows(world, trades))
         yield bench
 
 
