@@ -127,7 +127,7 @@ def test_the_dashboard_answers_tells_its_heartbeat_and_ends_cleanly(pipeline: Qu
     pipeline.publish(30)
     with DashboardServer(tmp_path, pipeline.settings) as dashboard:
         assert "Everything works" in dashboard.get("/").body
-        assert dashboard.get("/health").json() == {"status": "ok", "reasons": []}
+        assert dashboard.get("/health").json() == {"status": "ok", "pipeline": "ok", "reasons": []}
         assert dashboard.get("/readyz").status == 200
         wait_until(lambda: _dashboard_beats(pipeline, dashboard.pid), "the dashboard's own heartbeat")
         status = dashboard.get("/api/status").json()
