@@ -65,8 +65,13 @@ def redis_fact(queue: RedisQueue, section: str, name: str, wanted: str) -> str:
     return f"{name} {held}"
 
 
-def redis_checks(queue: RedisQueue) -> Iterator[Check]:
-    yield check("Redis", lambda: redis_version(queue), "start it (./start.sh does), or set REDIS_HOST and REDIS_PORT")
+def redis_checks(queue: RedisQueue, mode: str) -> Iterator[Check]:
+    """What does not hold without a server is left out where there is none."""
+    remedy = "start it (./start.sh does), or set REDIS_HOST and REDIS_PORT"
+    server = check("Redis", lambda: redis_version(queue), remedy)
+    yield server
+    if server.remedy:
+        return
     yield check(
         "Redis keeps data",
         lambda: redis_fact(queue, "persistence", "aof_enabled", "1"),
@@ -77,6 +82,8 @@ def redis_checks(queue: RedisQueue) -> Iterator[Check]:
         lambda: redis_fact(queue, "memory", "maxmemory_policy", "noeviction"),
         "redis-cli CONFIG SET maxmemory-policy noeviction: eviction would remove fills",
     )
+    remedy = "right beside ./start.sh --demo, which simulates the sources below; else see PIPELINE_MODE"
+    yield check("data", lambda: mode_of_data(queue, mode), remedy, is_warning=True)
 
 
 def mode_of_data(queue: RedisQueue, wanted: str) -> str:
@@ -165,9 +172,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     yield Check("settings", f"{mode} mode")
     queue, clickhouse = RedisQueue(settings), ClickHouse(settings)
     try:
-        yield from redis_checks(queue)
-        remedy = "right beside ./start.sh --demo, which simulates the sources below; else see PIPELINE_MODE"
-        yield check("data", lambda: mode_of_data(queue, mode), remedy, is_warning=True)
+        yield from redis_checks(queue, mode)
         yield from clickhouse_checks(clickhouse)
     finally:
         queue.close()

@@ -72,8 +72,8 @@ def redis_us(
     with redis(kind) as (server, queue):
         for name, value in changes.items():
             queue.call("CONFIG", "SET", name, value)
-        load(queue, "stream:order_events", fills)
         before = cpu_s(server.pid)
+        load(queue, "stream:order_events", fills)
         events = Route("stream:order_events", "events_processors")
         queue.ensure_group(events)
         made = iter(trades)

@@ -33,8 +33,6 @@ RETRY = frozenset(
 )
 SCHEMA = frozenset({8, 10, 16, 20, 36, 42, 43, 44, 46, 47, 48, 57, 60, 62, 81, 115, 179, 497})  # wrong for every row
 DENIED = frozenset({192, 193, 194, 516})
-# A command without a log of its own would print what the driver logs beside the error that it tells itself.
-logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 
 class ClickHouse:
@@ -45,6 +43,9 @@ class ClickHouse:
         self._where = f"{settings.clickhouse_host}:{settings.clickhouse_port}"
         self._settings = settings
         self._client: Client | None = None
+        driver = logging.getLogger("clickhouse_connect")
+        if not driver.handlers:  # a command without a log of its own would print what the driver logs
+            driver.addHandler(logging.NullHandler())
 
     def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Rows of a SELECT. Server-side parameters are written `{name:Type}` in the statement."""

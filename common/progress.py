@@ -89,6 +89,10 @@ class Progress:
         bounds = {"begin": begin, "end": end, "since": since, "until": until, "frontier": begin}
         self._write({"state": "running", "started_at": utc_now(), **bounds}, anew=True)
 
+    def move_end(self, end: int, until: int) -> None:
+        """Have the run go further."""
+        self._write({"end": end, "until": until})
+
     def complete(self) -> None:
         self._write({"state": "complete", "completed_at": utc_now()}, keep_s=KEPT_S)
 

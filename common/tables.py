@@ -252,8 +252,9 @@ PREWHERE is_taker_side
 SETTINGS do_not_merge_across_partitions_select_final = 1""",
 )
 
-# The two below are answered from the projection, in milliseconds over any number of trades. It counts what is stored: a
-# row that was inserted twice, as only the loss of Redis' data makes one, counts twice until its parts are merged.
+# The two below are answered from the projection, in tens of milliseconds over ten million trades. It counts what is
+# stored: a row that was inserted twice, as only the loss of Redis' data makes one, counts twice until its parts are
+# merged.
 
 # uniq is exact up to 65,536 values, which is more markets than trade in a day, and twice as fast as uniqExact.
 DAILY_VOLUME = View(

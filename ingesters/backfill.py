@@ -7,8 +7,8 @@ The subgraph has what lies before the cut-over, Polygon the rest; without --sour
 run beside the live pipeline, which has to write to ClickHouse meanwhile, and be interrupted in any way: the same
 command goes on where it was. What is there already is left out.
 
-Exit status: 0 all of it was read; 1 a crash; 2 the command or the configuration is wrong, or another backfill of the
-source is running; 130 interrupted.
+Exit status: 0 all of it was read that the source has so far, which is said where it is less than was asked for; 1 a
+crash; 2 the command or the configuration is wrong, or another backfill of the source is running; 130 interrupted.
 """
 
 import argparse

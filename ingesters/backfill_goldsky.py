@@ -15,7 +15,7 @@ from ingesters.backfill_plan import Spacing
 from ingesters.backfill_source import Bounds
 from ingesters.fill_parser import SCHEMAS
 from ingesters.fill_scan import Phase, Scan, advance
-from ingesters.first_start import Beginning, note_beginning, read_beginning
+from ingesters.first_start import Beginning, iso, note_beginning, read_beginning
 from ingesters.goldsky import Goldsky, PageTooLarge
 from ingesters.goldsky_ingester import (
     SOURCE,
@@ -166,8 +166,8 @@ class Subgraph:
         if begin < wanted and end < wanted:
             notes.append(f"fills from {_utc(end)} on are goldsky_ingester's, which reads them by itself")
         if begin < end and (head := self._head_s()) is not None and head + 1 < end:
-            notes.append(f"the subgraph has got as far as {_utc(head)}: what follows is left for another run")
             end = max(begin, head + 1)
+            notes.append(f"the subgraph has got as far as {_utc(head)}; for the rest, later: --from {iso(end)}")
         return Bounds(begin, end, begin, end, "; ".join(notes))
 
     def _head_s(self) -> int | None:

@@ -228,10 +228,17 @@ class Backfill:
         self._patience(lambda: remember_letters(tools.queue, progress, self._stream, self._source.name))
 
     def _begun(self, progress: Progress, bounds: Bounds) -> Run:
-        """The run to go on with: the one that was interrupted, or one that begins now."""
+        """The run to go on with: the one that was interrupted, or one that begins now.
+
+        It goes as far as there is something to read by now, and never less far than it was to: a source that tells of
+        less than before was asked by another way.
+        """
         run = self._patience(progress.read)
-        if run is not None and not run.is_complete and bounds.begin <= run.begin and run.end <= bounds.end:
+        if run is not None and not run.is_complete and bounds.begin <= run.begin:
             self._tools.watcher.say(f"{self._source.name}: going on where an earlier run was, {progress.key}")
+            if bounds.end > run.end:
+                self._patience(lambda: progress.move_end(bounds.end, bounds.until))
+                run = run._replace(end=bounds.end, until=bounds.until)
             return run
         self._patience(lambda: progress.begin(*bounds[:4]))
         return Run(*bounds[:4], frontier=bounds.begin, slices=[], hours={}, is_complete=False)

@@ -76,11 +76,15 @@ class Goldsky:
         return fills
 
     def meta(self) -> Meta | None:
-        """How far the subgraph has indexed; None where it can't answer that. Raises Unavailable."""
+        """How far the subgraph has indexed; None where it can't answer that, or won't. Raises Unavailable."""
         try:
             data = self._execute(_META, {})
         except TransportQueryError:
             return None
+        except Unavailable as error:
+            if isinstance(error.__cause__, Rejected) and error.__cause__.status not in _KEY_STATUSES:
+                return None
+            raise
         return _meta(data.get("_meta"))
 
     def _ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:

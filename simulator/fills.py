@@ -95,11 +95,11 @@ class FillMaker:
         self._wallets = [hex_digest(seed, "wallet", number, size=20) for number in range(WALLETS)]
 
     def block(self, number: int) -> Block:
-        """Chance counts blocks from birth: a world of the same seed has the same trading whenever it is born."""
+        """Chance counts blocks from birth: worlds of one seed trade alike, but for what the hour decides."""
         time_s, age = chain.time_of(number), number - self._first_live_block
         draft = _Draft(self, number, generator(self._seed, 105, age))
         wanted = self._wanted(time_s, age, draft.rng)
-        most_makers = max(1, wanted // 2)  # so that no match is all of its block
+        most_makers = max(1, wanted // 2)  # a match takes about half of a block at most
         while (missing := wanted - len(draft.fills)) > 0:
             if missing == 1 and draft.rng.random() < 0.5:  # noqa: PLR2004 - a match has two rows at least
                 break

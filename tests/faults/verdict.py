@@ -178,7 +178,10 @@ def identities(record: dict[str, Any]) -> Iterable[str]:
     """What the fill may be called that a record tells of: a row or one of our own, else a log of any exchange."""
     if "topics" not in record:
         return [str(record.get("id"))]
-    transaction, order, place = record["transactionHash"], record["topics"][1], int(record["logIndex"], 16)
+    try:
+        transaction, order, place = record["transactionHash"], record["topics"][1], int(record["logIndex"], 16)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return []  # broken beyond a name
     return [f"{transaction}_{order}", f"{transaction}_{place}"]
 
 

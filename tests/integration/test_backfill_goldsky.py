@@ -13,7 +13,7 @@ from common.progress import DONE, Portion, Slice
 from ingesters.backfill_goldsky import SubgraphStation
 from ingesters.backfill_plan import CATCH_UP, Spacing
 from tests.builders import EXCHANGE_V1, Pipeline, token_id, wallet
-from tests.integration.backfilling import backfill, published, write_all
+from tests.integration.backfilling import backfill, published, stopped_at, write_all
 from tests.integration.ingesting import Asked, Reply, as_json, upstream
 
 if TYPE_CHECKING:
@@ -235,3 +235,37 @@ def test_a_subgraph_that_has_nothing_of_the_range_yet_is_not_asked_for_it(
         assert "nothing to read" in backfill(settings_for(settings, url), BEGIN, BEGIN + 400)
     assert source.asked == []
     assert published(pipeline) == {}
+
+
+@pytest.mark.parametrize("moved_s", [300, -2])
+def test_an_interrupted_run_goes_as_far_as_the_subgraph_has_got_by_then(
+    pipeline: Pipeline, settings: Settings, moved_s: int
+) -> None:
+    """Or where it was to end, where the subgraph tells of less than before. What was read is not asked for again."""
+    source = Subgraph(3000)
+    everything, source.rows = source.rows, source.rows[:700]
+    source.head = BEGIN + 99
+    with upstream(source) as url:
+        small = settings_for(settings, url, backfill_workers=1, goldsky_page_size=20, stream_backlog_limit=200)
+        stopped_at(small, BEGIN, BEGIN + 400, lambda: len(published(pipeline)) > 100)
+        assert len(published(pipeline)) < 600
+        write_all(pipeline)
+        source.rows, source.head = everything, source.head + moved_s
+        source.asked.clear()
+        told = backfill(settings_for(settings, url), BEGIN, BEGIN + 400)
+    assert "going on where an earlier run was" in told
+    assert str(BEGIN) not in {question["where"].get("timestamp_gte") for question in source.asked}
+    counted = published(pipeline)
+    assert len(counted) == FILLS_A_SECOND * (400 if moved_s > 0 else 100)
+    assert set(counted.values()) == {1}
+
+
+def test_a_subgraph_that_refuses_to_tell_its_head_is_read_all_the_same(pipeline: Pipeline, settings: Settings) -> None:
+    source = Subgraph(700)
+
+    def answer(asked: Asked) -> Reply:
+        return Reply(b"no", 400) if "_meta" in json.loads(asked.body)["query"] else source(asked)
+
+    with upstream(answer) as url:
+        backfill(settings_for(settings, url), BEGIN, BEGIN + 50)
+    assert len(published(pipeline)) == 350

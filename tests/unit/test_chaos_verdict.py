@@ -44,3 +44,4 @@ def test_a_log_that_was_broken_on_order_is_no_good_fill(fills: list[Fill]) -> No
 def test_what_is_no_record_is_no_good_fill() -> None:
     assert not is_good_fill(b"<html>", set())
     assert not is_good_fill(b"[]", set())
+    assert not is_good_fill(b'{"topics": [], "logIndex": "?"}', set())

@@ -225,10 +225,13 @@ def test_the_block_of_the_cut_over_has_fills_of_both_eras(seed: int) -> None:
     assert {fill.is_v1 for fill in block.fills} == {True, False}
 
 
-def test_when_a_world_is_born_does_not_change_how_much_is_traded_when() -> None:
-    """Tests that start a simulator now see the same numbers in every run."""
-    first, second = small_world(markets=50)[0], small_world(markets=50, birth=1_767_600_000 + 98_764)[0]
-    assert [first.count(number) for number in first.numbers()] == [second.count(number) for number in second.numbers()]
+@pytest.mark.parametrize("later_s", [10, 98_764, 12_345_678])
+def test_when_a_world_is_born_hardly_changes_how_much_is_traded_when(later_s: int) -> None:
+    """A test that starts a simulator sees about the same in every run."""
+    first, second = small_world(markets=50)[0], small_world(markets=50, birth=1_767_600_000 + later_s)[0]
+    counts = [[world.count(number) for number in world.numbers()] for world in (first, second)]
+    assert len(counts[0]) == len(counts[1])
+    assert sum(abs(one - other) for one, other in zip(*counts, strict=True)) <= len(counts[0]) // 20
 
 
 def test_ids_after_the_cut_over_are_made_of_transaction_and_place_in_the_log() -> None:
