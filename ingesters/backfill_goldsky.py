@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from datetime import UTC, datetime
 
 from common.config import Settings
 from common.errors import Unavailable
@@ -164,10 +163,10 @@ class Subgraph:
         end = min(wanted, self._live_floor())
         notes = []
         if begin < wanted and end < wanted:
-            notes.append(f"fills from {_utc(end)} on are goldsky_ingester's, which reads them by itself")
+            notes.append(f"fills from {iso(end)} on are goldsky_ingester's, which reads them by itself")
         if begin < end and (head := self._head_s()) is not None and head + 1 < end:
             end = max(begin, head + 1)
-            notes.append(f"the subgraph has got as far as {_utc(head)}; for the rest, later: --from {iso(end)}")
+            notes.append(f"the subgraph has got as far as {iso(head)}; for the rest, later: --from {iso(end)}")
         return Bounds(begin, end, begin, end, "; ".join(notes))
 
     def _head_s(self) -> int | None:
@@ -196,7 +195,3 @@ class Subgraph:
 
     def close(self) -> None:
         """Stations have the connections."""
-
-
-def _utc(timestamp: int) -> str:
-    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
