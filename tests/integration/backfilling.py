@@ -153,6 +153,13 @@ def published(pipeline: Pipeline) -> Counter[str]:
     return Counter(id_of(row) for row in pipeline.rows(pipeline.events))
 
 
+def assert_each_once(pipeline: Pipeline, expected: set[str]) -> None:
+    """Exactly these fills were published, none of them twice."""
+    counted = published(pipeline)
+    assert set(counted) == expected
+    assert set(counted.values()) == {1}
+
+
 def id_of(row: bytes) -> str:
     return row.partition(b'"id":"')[2].partition(b'"')[0].decode()
 

@@ -21,11 +21,11 @@ from tests.builders import LOG, Pipeline
 from tests.faults.tcp_proxy import TcpProxy
 from tests.integration.backfilling import (
     Command,
+    assert_each_once,
     assert_live_has_the_rest,
     backfill,
     backfilling,
     published,
-    settings_of,
     step_beside,
     stopped_at,
     truth,
@@ -46,25 +46,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorServer
         yield server
 
 
-@pytest.fixture
-def simulator(shared: SimulatorServer) -> Iterator[SimulatorServer]:
-    yield shared
-    shared.clear_faults()
-    shared.resume()
-
-
-@pytest.fixture
-def span(simulator: SimulatorServer) -> tuple[int, int]:
-    """The whole history."""
-    health = simulator.get_json("/health")
-    return health["history_start"], health["birth"]
-
-
-@pytest.fixture
-def own(pipeline: Pipeline, simulator: SimulatorServer) -> Settings:
-    return settings_of(pipeline.settings, simulator)
-
-
 @contextmanager
 def far_away(simulator: SimulatorServer) -> Iterator[str]:
     """The address of a subgraph whose answers take their time, so that there is a middle of a run."""
@@ -74,12 +55,6 @@ def far_away(simulator: SimulatorServer) -> Iterator[str]:
 
 def has_published(pipeline: Pipeline, least: int) -> bool:
     return len(published(pipeline)) >= least
-
-
-def assert_each_once(pipeline: Pipeline, expected: set[str]) -> None:
-    counted = published(pipeline)
-    assert set(counted) == expected
-    assert set(counted.values()) == {1}
 
 
 def test_the_whole_range_arrives_each_fill_once(

@@ -15,11 +15,11 @@ from ingesters.backfill_polygon import Chain
 from ingesters.polygon import AskAgain
 from tests.builders import LOG, Pipeline
 from tests.integration.backfilling import (
+    assert_each_once,
     assert_live_has_the_rest,
     backfill,
     backfilling,
     published,
-    settings_of,
     step_beside,
     stopped_at,
     truth,
@@ -41,31 +41,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorServer
 
 def _final_time(server: SimulatorServer) -> int:
     return int(server.rpc("eth_getBlockByNumber", "finalized", False)["timestamp"], 16)  # noqa: FBT003 - the protocol's
-
-
-@pytest.fixture
-def simulator(shared: SimulatorServer) -> Iterator[SimulatorServer]:
-    yield shared
-    shared.clear_faults()
-    shared.resume()
-
-
-@pytest.fixture
-def span(simulator: SimulatorServer) -> tuple[int, int]:
-    """The whole history; the cut-over lies within it."""
-    health = simulator.get_json("/health")
-    return health["history_start"], health["birth"]
-
-
-@pytest.fixture
-def own(pipeline: Pipeline, simulator: SimulatorServer) -> Settings:
-    return settings_of(pipeline.settings, simulator)
-
-
-def assert_each_once(pipeline: Pipeline, expected: set[str]) -> None:
-    counted = published(pipeline)
-    assert set(counted) == expected
-    assert set(counted.values()) == {1}
 
 
 def test_a_range_over_the_cut_over_is_read_from_both_sources(

@@ -45,13 +45,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorServer
         yield server
 
 
-@pytest.fixture
-def simulator(shared: SimulatorServer) -> Iterator[SimulatorServer]:
-    yield shared
-    shared.clear_faults()
-    shared.resume()
-
-
 def context_of(redis: RedisServer, simulator: SimulatorServer, **settings: object) -> Context:
     return context_for(
         redis,
