@@ -17,7 +17,7 @@ from bench.load import load
 from bench.pipeline import STAGES
 from bench.result import Result, options, table
 from bench.servers import Bench, running, servers
-from bench.throughput import LOOK_S, cpu_s, loaded, ours
+from bench.throughput import cpu_s, loaded, ours
 from common.records import encode
 from common.tables import MARKETS
 
@@ -29,6 +29,7 @@ PART = 10_000
 SAMPLE = 200_000
 COPIES = (1, 2, 4)
 GOAL = 1.2
+PAUSE_S = 0.2  # between two looks while enough fills wait
 PAGE_BYTES = resource.getpagesize()
 
 
@@ -79,7 +80,7 @@ def stretches(count: int) -> list[tuple[int, float, float, float]]:
                             bench.queue, bench.settings.stream_order_events, islice(rows, min(PART, count - pushed))
                         )
                     else:
-                        time.sleep(LOOK_S)
+                        time.sleep(PAUSE_S)
                 fills, seconds = done - before, time.perf_counter() - began
                 cost = (sum(map(cpu_s, pids.values())) - spent) / fills * 1e6
                 told.append((done, fills / seconds, cost, sum(map(resident_mb, stages.values()))))
