@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LUA = Path(__file__).parent / "lua"
 CLAIM_COUNT = 1000  # entries a claim takes at once; Lua's stack limits the arguments of one command to some 8,000
+Command = tuple[Any, ...]  # a Redis command: its name and arguments
 READ_BYTES = 1024 * 1024  # a reply is read in pieces of that size; the default, 64 KB, costs many more system calls
 VERSIONS_PER_HASH = 100  # below hash-max-listpack-entries (128): 1.5 million versions take some 50 MB instead of 150
 # Replies that pass by waiting. For some, redis-py has a class and drops the code from the text; MasterDownError is a
@@ -93,6 +94,16 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     fault: str = ""
 
 
+class Held(NamedTuple):
+    """What a consumer knows to be pending for it: all that is, and perhaps entries that others took meanwhile."""
+
+    consumer: str
+    entries: int
+
+
+HELD_UNKNOWN = Held("", 0)
+
+
 class GroupInfo(NamedTuple):
     """A consumer group as Redis reports it."""
 
@@ -116,33 +127,34 @@ class StreamInfo(NamedTuple):
 
 
 class Question:
-    """A command that has been sent and whose reply is fetched later: Redis works on it meanwhile."""
+    """Commands that have been sent and whose replies are fetched later: Redis works on them meanwhile, in order."""
 
-    def __init__(self, queue: "RedisQueue", connection: Any) -> None:
+    def __init__(self, queue: "RedisQueue", connection: Any, commands: int) -> None:
         self._queue = queue
         self._connection = connection
-        self._is_open = True  # the connection is ours until there is an answer, or none is wanted any more
+        self._open = (
+            commands  # replies to come; until there is none, or none is wanted any more, the connection is ours
+        )
 
     def answer(self) -> Any:
-        """The raw reply, once. Raises as `RedisQueue.call` does; whether the command took effect is unknown then."""
+        """The next command's raw reply. Raises as `RedisQueue.call` does; what took effect is unknown then."""
         try:
             with self._queue.available():
                 reply = self._connection.read_response()
         except (PipelineError, exceptions.RedisError):
             self.drop()
             raise
-        self._give_back()
+        self._open -= 1
+        if not self._open:
+            self._queue.give_back(self._connection)
         return reply
 
     def drop(self) -> None:
-        """Give the reply up, and with it the connection that it would arrive on."""
-        if self._is_open:
+        """Give the rest of the replies up, and with them the connection that they would arrive on."""
+        if self._open:
+            self._open = 0
             self._connection.disconnect()
-            self._give_back()
-
-    def _give_back(self) -> None:
-        self._is_open = False
-        self._queue.give_back(self._connection)
+            self._queue.give_back(self._connection)
 
 
 class RedisQueue:
@@ -158,17 +170,17 @@ class RedisQueue:
 
     # --- the two ways in -----------------------------------------------------------------------------------------
 
-    def ask(self, *command: Any) -> Question:
-        """Send a command on a connection of its own."""
+    def ask(self, *commands: Command) -> Question:
+        """Send commands together, on a connection of their own."""
         with self.available():
             connection: Any = self._redis.connection_pool.get_connection()
             try:
-                connection.send_command(*command)
+                connection.send_packed_command(connection.pack_commands(commands))
             except exceptions.RedisError:
                 connection.disconnect()
                 self.give_back(connection)
                 raise
-        return Question(self, connection)
+        return Question(self, connection, len(commands))
 
     def give_back(self, connection: Any) -> None:
         self._redis.connection_pool.release(connection)
@@ -319,12 +331,12 @@ class RedisQueue:
                 return self._ours(route, self._without_lost(route, entries))
         return self._ours(route, self._read_group(route, consumer, count, block_ms, b">"))
 
-    def start_reading(self, route: Route, consumer: str, count: int) -> Question:
-        """Ask for new entries, which `finish_reading` returns. The own backlog has to be read before."""
-        return self.ask("XREADGROUP", "GROUP", route.group, consumer, "COUNT", count, "STREAMS", route.stream, ">")
+    def reading(self, route: Route, consumer: str, count: int) -> Command:
+        """To ask for new entries, which `finish_reading` returns. The own backlog has to be read before."""
+        return "XREADGROUP", "GROUP", route.group, consumer, "COUNT", count, "STREAMS", route.stream, ">"
 
     def finish_reading(self, route: Route, question: Question) -> list[Entry]:
-        """As `read_from_stream`."""
+        """The entries that `reading` asked for; as `read_from_stream`."""
         with self._group_made_again(route):
             reply = question.answer()
         return self._ours(route, _entries(reply[0][1], route.group) if reply else [])
@@ -382,25 +394,28 @@ class RedisQueue:
         """Acknowledge entries; returns how many were still pending."""
         return int(self.call("XACK", route.stream, route.group, *entry_ids)) if entry_ids else 0
 
-    def complete(self, route: Route, target: str, results: Sequence[Result]) -> tuple[int, int]:
+    def complete(
+        self, route: Route, target: str, results: Sequence[Result], held: Held = HELD_UNKNOWN
+    ) -> tuple[int, int]:
         """Acknowledge entries and write what became of them, each once even if two processors hold the same entry.
 
-        Returns how many results and how many dead letters were written.
+        `held` makes it cheaper. Returns how many results and how many dead letters were written.
         """
-        written, dead = self.script("complete", *self._completion(route, target, results))
+        written, dead = self.script("complete", *self._completion(route, target, results, held))
         return written, dead
 
-    def start_completing(self, route: Route, target: str, results: Sequence[Result]) -> Question:
-        """The same, without waiting for it: the answer is what `complete` returns."""
-        keys, arguments = self._completion(route, target, results)
+    def completing(self, route: Route, target: str, results: Sequence[Result], held: Held) -> Command:
+        """To ask for the same; the answer is what `complete` returns."""
+        keys, arguments = self._completion(route, target, results, held)
         # By its text: a server that has forgotten its scripts would refuse the digest.
-        return self.ask("EVAL", self._script("complete").script, len(keys), *keys, *arguments)
+        return "EVAL", self._script("complete").script, len(keys), *keys, *arguments
 
-    def _completion(self, route: Route, target: str, results: Sequence[Result]) -> tuple[list[str], list[Any]]:
+    def _completion(
+        self, route: Route, target: str, results: Sequence[Result], held: Held
+    ) -> tuple[list[str], list[Any]]:
         done = [result for result in results if not result.fault]
-        arguments: list[Any] = [route.group, utc_now(), len(done)]
-        for result in done:
-            arguments += (result.entry_id, result.data)
+        ids = b" ".join([result.entry_id for result in done])
+        arguments: list[Any] = [route.group, utc_now(), *held, ids, *[result.data for result in done]]
         for result in results:
             if result.fault:
                 arguments += (result.entry_id, result.data, result.fault)

@@ -10,7 +10,7 @@ from common.errors import InvalidRecord, LeaseLost, Unavailable
 from common.keys import Route
 from common.leases import acquire_lease
 from common.records import OrderFilled, Token, decode_order_filled, encode
-from common.redis_queue import Entry, Question, Result
+from common.redis_queue import Entry, Held, Question, Result
 from common.runtime import Context, main
 from processors.token_index import UNREADABLE, TokenIndex
 from processors.trades import outcome_token, trade_of
@@ -60,7 +60,7 @@ class TradeProcessor:
         )
         self._batch: list[Entry] = []  # read and not yet looked at; kept over an Unavailable
         self._results: list[Result] = []  # made and not yet written; likewise
-        self._ahead: list[Question] = []  # under load: the last results' writing, and the next batch's reading
+        self._ahead: Question | None = None  # under load: the last results' writing, then the next batch's reading
         self._waiting: dict[str, list[Waiting]] = {}
         self._counts = {"records_in": 0, "records_out": 0, "dead_letters": 0}
         self._next_care_at = 0.0
@@ -114,22 +114,21 @@ class TradeProcessor:
 
         `_catch_up` comes first. Two threads instead cost more in waiting for one another than this brings.
         """
+        held = self._held()
         results, self._results = self._results, []
+        completing = self._queue.completing(self._events, self._trades, results, held)
+        reading = self._queue.reading(self._events, self._lease.consumer, self._settings.processor_batch_size)
         with self._ahead_or_again():
-            self._ahead.append(self._queue.start_completing(self._events, self._trades, results))
-            self._ahead.append(
-                self._queue.start_reading(self._events, self._lease.consumer, self._settings.processor_batch_size)
-            )
+            self._ahead = self._queue.ask(completing, reading)
 
     def _catch_up(self) -> None:
         """What Redis has done meanwhile."""
         if not self._ahead:
             return
         with self._ahead_or_again():
-            writing, reading = self._ahead
-            self._count(*writing.answer())
-            self._batch += self._queue.finish_reading(self._events, reading)
-            self._ahead = []
+            self._count(*self._ahead.answer())
+            self._batch += self._queue.finish_reading(self._events, self._ahead)
+        self._ahead = None
 
     @contextmanager
     def _ahead_or_again(self) -> Iterator[None]:
@@ -142,9 +141,9 @@ class TradeProcessor:
             raise
 
     def _drop_ahead(self) -> None:
-        for question in self._ahead:
-            question.drop()
-        self._ahead = []
+        if self._ahead:
+            self._ahead.drop()
+        self._ahead = None
 
     # --- from fills to trades ----------------------------------------------------------------------------------------
 
@@ -204,7 +203,10 @@ class TradeProcessor:
 
     def _finish(self, results: list[Result]) -> None:
         if results:
-            self._count(*self._queue.complete(self._events, self._trades, results))
+            self._count(*self._queue.complete(self._events, self._trades, results, self._held()))
+
+    def _held(self) -> Held:
+        return Held(self._lease.consumer, len(self._batch) + len(self._results) + self._waiting_count())
 
     def _count(self, written: int, dead: int) -> None:
         self._counts["records_out"] += written
@@ -294,7 +296,7 @@ class TradeProcessor:
     def _has_lost_track(self, pending: int) -> bool:
         """Whether Redis has other entries for us than we hold: a reply was lost, or somebody acted under our name."""
         through_backlog = self._queue.has_read_backlog(self._events, self._lease.consumer)
-        return through_backlog and pending != len(self._batch) + len(self._results) + self._waiting_count()
+        return through_backlog and pending != self._held().entries
 
     def _start_over(self, lost: LeaseLost) -> None:
         """Others may hold our entries by now: drop them, and go on under a new lease."""

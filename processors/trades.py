@@ -6,8 +6,9 @@ from common.errors import InvalidRecord
 from common.records import OrderFilled, Token, Trade
 
 COLLATERAL = "0"  # the asset id of USDC (V1) and pUSD (V2)
-PRICE_DECIMALS = 12
-AMOUNT_DECIMALS = 6  # collateral and outcome tokens alike
+AMOUNT_UNIT = Decimal("1E-6")  # collateral and outcome tokens alike
+PRICE_UNIT = Decimal("1E-12")
+PRICES_IN_ONE = 10**12
 
 # The contracts whose address stands as `taker` in the row of the taker's own order. Source: the exchanges' sources
 # (`OrderFilled` of the taker order is emitted with `address(this)`); addresses as Polymarket documents them.
@@ -21,7 +22,7 @@ EXCHANGES = frozenset(
     }
 )
 
-_EXACT = Context(prec=60)  # above the 20 + 12 digits of the largest price, so that scaling never rounds
+_EXACT = Context(prec=60)  # above the 20 + 12 digits of the largest price, so that multiplying never rounds
 
 
 def outcome_token(fill: OrderFilled) -> str:
@@ -47,14 +48,14 @@ def trade_of(fill: OrderFilled, token: Token) -> Trade:
         maker_direction="BUY" if maker_buys else "SELL",
         taker_direction="SELL" if maker_buys else "BUY",
         price=price_of(collateral, tokens),
-        usd_amount=_scaled(collateral, AMOUNT_DECIMALS),
-        token_amount=_scaled(tokens, AMOUNT_DECIMALS),
+        usd_amount=_exactly(collateral, AMOUNT_UNIT),
+        token_amount=_exactly(tokens, AMOUNT_UNIT),
         transactionHash=fill.transaction_hash,
         id=fill.id,
         token_id=token_id,
         condition_id=token.condition_id,
         outcome=token.outcome,
-        fee=_scaled(fill.fee, AMOUNT_DECIMALS),
+        fee=_exactly(fill.fee, AMOUNT_UNIT),
         is_taker_side=fill.taker == fill.exchange or fill.taker in EXCHANGES,
         exchange=fill.exchange,
         block_number=fill.block_number,
@@ -66,11 +67,12 @@ def price_of(collateral: int, tokens: int) -> Decimal:
     """Collateral per token, both in base units, rounded half-even. Raises InvalidRecord when there are no tokens."""
     if tokens == 0:
         raise InvalidRecord("a fill without outcome tokens has no price")
-    quotient, remainder = divmod(collateral * 10**PRICE_DECIMALS, tokens)
+    quotient, remainder = divmod(collateral * PRICES_IN_ONE, tokens)
     if 2 * remainder > tokens or (2 * remainder == tokens and quotient % 2):
         quotient += 1
-    return _scaled(quotient, PRICE_DECIMALS)
+    return _exactly(quotient, PRICE_UNIT)
 
 
-def _scaled(base_units: int, decimals: int) -> Decimal:
-    return _EXACT.scaleb(Decimal(base_units), -decimals)
+def _exactly(count: int, unit: Decimal) -> Decimal:
+    """So many units, with all of the unit's decimals."""
+    return _EXACT.multiply(count, unit)

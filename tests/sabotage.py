@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from common.clickhouse import ClickHouse
 from common.errors import Unavailable
-from common.redis_queue import Question, RedisQueue
+from common.redis_queue import Command, Question, RedisQueue
 from common.tables import Table
 from processors.clickhouse_writer import ClickHouseWriter
 from processors.trade_processor import TradeProcessor
@@ -75,9 +75,9 @@ class SabotagedQueue(RedisQueue):
     def call(self, *command: Any) -> Any:
         return self.saboteur.around(lambda: super(SabotagedQueue, self).call(*command))
 
-    def ask(self, *command: Any) -> Question:
-        question = self.saboteur.around(lambda: super(SabotagedQueue, self).ask(*command))
-        sabotaged = SabotagedQuestion(self, question._connection)
+    def ask(self, *commands: Command) -> Question:
+        question = self.saboteur.around(lambda: super(SabotagedQueue, self).ask(*commands))
+        sabotaged = SabotagedQuestion(self, question._connection, len(commands))
         sabotaged.saboteur = self.saboteur
         return sabotaged
 

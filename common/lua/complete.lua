@@ -1,17 +1,31 @@
 -- Stream to stream: each entry is acknowledged, and only who acknowledged it writes its result.
 -- KEYS: source stream, target stream, dead letters
--- ARGV: group, now, number of results, then per result: id, data for the target; then per fault: id, original, reason
+-- ARGV: group, now, consumer, how many entries are pending for it as far as it knows, ids of the results separated by
+--   spaces, then each result's data for the target, in that order; then per fault: id, original, reason
 -- Returns {results written, dead letters written}.
 local source, target, group = KEYS[1], KEYS[2], ARGV[1]
 local written, dead = 0, 0
-local faults = 4 + 2 * tonumber(ARGV[3])
-for i = 4, faults - 1, 2 do
-  if redis.call('XACK', source, group, ARGV[i]) == 1 then
-    redis.call('XADD', target, '*', 'data', ARGV[i + 1])
-    written = written + 1
+local ids = {}
+for id in string.gmatch(ARGV[5], '%S+') do ids[#ids + 1] = id end
+
+-- A consumer knows of all that is pending for it, and may know of more, which others have taken or acknowledged. So
+-- equal numbers mean that every one of its entries is pending: acknowledged together, they cost a quarter.
+local function holds_all()
+  for _, consumer in ipairs(redis.call('XPENDING', source, group)[4] or {}) do
+    if consumer[1] == ARGV[3] then return consumer[2] == ARGV[4] end
+  end
+  return false
+end
+
+local at_once = #ids > 0 and holds_all() and 1000 or 1 -- unpack is limited by Lua's stack
+for first = 1, #ids, at_once do
+  local last = math.min(first + at_once - 1, #ids)
+  if redis.call('XACK', source, group, unpack(ids, first, last)) > 0 then
+    for i = first, last do redis.call('XADD', target, '*', 'data', ARGV[5 + i]) end
+    written = written + last - first + 1
   end
 end
-for i = faults, #ARGV, 3 do
+for i = 6 + #ids, #ARGV, 3 do
   local id = ARGV[i]
   local pending = redis.call('XPENDING', source, group, id, id, 1)
   local attempts = pending[1] and pending[1][4] or 0

@@ -93,8 +93,15 @@ MUTATIONS = (
     Mutation(
         "trade written without looking at XACK",
         "common/lua/complete.lua",
-        "if redis.call('XACK', source, group, ARGV[i]) == 1 then",
-        "redis.call('XACK', source, group, ARGV[i])\n  do",
+        "if redis.call('XACK', source, group, unpack(ids, first, last)) > 0 then",
+        "redis.call('XACK', source, group, unpack(ids, first, last))\n  do",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "entries acknowledged together without asking whether they are all pending",
+        "common/lua/complete.lua",
+        "local at_once = #ids > 0 and holds_all() and 1000 or 1",
+        "local at_once = 1000",
         QUEUE_TESTS,
     ),
     Mutation(

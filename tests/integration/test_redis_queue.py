@@ -14,7 +14,7 @@ from common.config import Settings
 from common.dead_letters import newest_dead_letters
 from common.errors import ConfigError, Unavailable
 from common.keys import Route
-from common.redis_queue import Entry, Offer, Position, RedisQueue, Result
+from common.redis_queue import Entry, Held, Offer, Position, RedisQueue, Result
 from common.state import read_position, read_state
 from tests.builders import make_settings
 from tests.servers import RedisServer
@@ -323,6 +323,11 @@ class TestReading:
         assert [entry.id for entry in queue.read_simple(stream, ids[2], 10)] == ids[3:]
 
 
+def calls(queue: RedisQueue, command: str) -> int:
+    """How often the server has executed a command."""
+    return int(queue.call("INFO", "commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
 def waits_for_reader(queue: RedisQueue) -> bool:
     """Return once some client is blocked, which the test is about."""
     wait_until(lambda: b"blocked_clients:0" not in queue.call("INFO", "clients"), "a reader is blocked")
@@ -352,6 +357,34 @@ class TestComplete:
         assert queue.complete(route, target, self.results(ids, "bad")) == (0, 0)
         assert len(data_of(queue, target)) == 3
         assert newest_dead_letters(queue, route.stream, 9)[0] == 0
+
+    def test_what_a_consumer_holds_alone_is_acknowledged_at_once(self, queue: RedisQueue, route: Route) -> None:
+        ids = add(queue, route.stream, 2500)
+        read_all(queue, route, "c")
+        target = queue.keys("target")
+        before = calls(queue, "xack")
+        assert queue.complete(route, target, self.results(ids[:2100]), Held("c", 2500)) == (2100, 0)
+        assert calls(queue, "xack") - before == 3  # a thousand each
+        assert data_of(queue, target) == [result.data.decode() for result in self.results(ids[:2100])]
+        assert queue.stream_info(route.stream).groups[0].pending == 400
+
+    def test_what_another_has_taken_or_finished_is_written_once(self, queue: RedisQueue, route: Route) -> None:
+        ids = add(queue, route.stream, 6)
+        read_all(queue, route, "c")
+        target = queue.keys("target")
+        queue.complete(route, target, self.results(ids[1:2]))
+        queue.fetch_pending(route, "d", ids[2:4])
+        assert queue.complete(route, target, self.results(ids[:3]), Held("c", 6)) == (2, 0)
+        assert queue.complete(route, target, self.results(ids[2:5]), Held("d", 2)) == (2, 0)
+        assert queue.complete(route, target, self.results(ids), Held("c", 6)) == (1, 0)
+        assert sorted(data_of(queue, target)) == [result.data.decode() for result in self.results(ids)]
+
+    def test_a_group_that_was_made_again_gets_its_results_once(self, queue: RedisQueue, route: Route) -> None:
+        ids = add(queue, route.stream, 3)
+        read_all(queue, route, "c")
+        queue.call("XGROUP", "DESTROY", route.stream, route.group)
+        queue.ensure_group(route)
+        assert queue.complete(route, queue.keys("target"), self.results(ids), Held("c", 3)) == (0, 0)
 
     def test_an_entry_that_was_never_delivered_has_no_result(self, queue: RedisQueue, route: Route) -> None:
         ids = add(queue, route.stream, 1)
