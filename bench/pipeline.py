@@ -45,4 +45,4 @@ def show(mine: Run, floor: Run, count: int) -> None:
 
 
 def _has_everything(bench: Bench, count: int) -> Callable[[], bool]:
-    return lambda: bench.count("order_filled") >= count and bench.count("trades") >= count
+    return lambda: bench.count("trades") >= count and bench.count("order_filled") >= count

@@ -10,7 +10,7 @@ from common.errors import InvalidRecord, LeaseLost, Unavailable
 from common.keys import Route
 from common.leases import acquire_lease
 from common.records import OrderFilled, Token, decode_order_filled, encode
-from common.redis_queue import Entry, Held, Question, Result
+from common.redis_queue import Entry, Exchange, Held, Result
 from common.runtime import Context, main
 from processors.token_index import UNREADABLE, TokenIndex
 from processors.trades import outcome_token, trade_of
@@ -60,7 +60,7 @@ class TradeProcessor:
         )
         self._batch: list[Entry] = []  # read and not yet looked at; kept over an Unavailable
         self._results: list[Result] = []  # made and not yet written; likewise
-        self._ahead: Question | None = None  # under load: the last results' writing, then the next batch's reading
+        self._ahead: Exchange | None = None  # under load: the last results' writing, then the next batch's reading
         self._waiting: dict[str, list[Waiting]] = {}
         self._counts = {"records_in": 0, "records_out": 0, "dead_letters": 0}
         self._next_care_at = 0.0
@@ -116,18 +116,19 @@ class TradeProcessor:
         """
         held = self._held()
         results, self._results = self._results, []
-        completing = self._queue.completing(self._events, self._trades, results, held)
-        reading = self._queue.reading(self._events, self._lease.consumer, self._settings.processor_batch_size)
         with self._ahead_or_again():
-            self._ahead = self._queue.ask(completing, reading)
+            self._ahead = self._queue.start_exchange(
+                self._events, self._trades, results, held, self._settings.processor_batch_size
+            )
 
     def _catch_up(self) -> None:
         """What Redis has done meanwhile."""
         if not self._ahead:
             return
         with self._ahead_or_again():
-            self._count(*self._ahead.answer())
-            self._batch += self._queue.finish_reading(self._events, self._ahead)
+            written, dead, entries = self._queue.finish_exchange(self._events, self._ahead)
+        self._count(written, dead)
+        self._batch += entries
         self._ahead = None
 
     @contextmanager
@@ -142,7 +143,7 @@ class TradeProcessor:
 
     def _drop_ahead(self) -> None:
         if self._ahead:
-            self._ahead.drop()
+            self._ahead.question.drop()
         self._ahead = None
 
     # --- from fills to trades ----------------------------------------------------------------------------------------

@@ -39,27 +39,27 @@ def trade_of(fill: OrderFilled, token: Token) -> Trade:
     collateral, tokens = fill.taker_amount_filled, fill.maker_amount_filled
     if maker_buys:
         collateral, tokens = tokens, collateral
-    return Trade(
-        timestamp=fill.timestamp,
-        market_id=token.market_id,
-        maker=fill.maker,
-        taker=fill.taker,
-        nonusdc_side=token.side,
-        maker_direction="BUY" if maker_buys else "SELL",
-        taker_direction="SELL" if maker_buys else "BUY",
-        price=price_of(collateral, tokens),
-        usd_amount=_exactly(collateral, AMOUNT_UNIT),
-        token_amount=_exactly(tokens, AMOUNT_UNIT),
-        transactionHash=fill.transaction_hash,
-        id=fill.id,
-        token_id=token_id,
-        condition_id=token.condition_id,
-        outcome=token.outcome,
-        fee=_exactly(fill.fee, AMOUNT_UNIT),
-        is_taker_side=fill.taker == fill.exchange or fill.taker in EXCHANGES,
-        exchange=fill.exchange,
-        block_number=fill.block_number,
-        log_index=fill.log_index,
+    return Trade(  # in the order of its fields: by name, twenty of them cost another 0.5 µs
+        fill.timestamp,
+        token.market_id,
+        fill.maker,
+        fill.taker,
+        token.side,
+        "BUY" if maker_buys else "SELL",
+        "SELL" if maker_buys else "BUY",
+        price_of(collateral, tokens),
+        _exactly(collateral, AMOUNT_UNIT),
+        _exactly(tokens, AMOUNT_UNIT),
+        fill.transaction_hash,
+        fill.id,
+        token_id,
+        token.condition_id,
+        token.outcome,
+        _exactly(fill.fee, AMOUNT_UNIT),
+        fill.taker == fill.exchange or fill.taker in EXCHANGES,
+        fill.exchange,
+        fill.block_number,
+        fill.log_index,
     )
 
 

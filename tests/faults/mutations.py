@@ -100,8 +100,8 @@ MUTATIONS = (
     Mutation(
         "entries acknowledged together without asking whether they are all pending",
         "common/lua/complete.lua",
-        "local at_once = #ids > 0 and holds_all() and 1000 or 1",
-        "local at_once = 1000",
+        "local at_once = #ids > 0 and holds_all() and #ids or 1",
+        "local at_once = math.max(#ids, 1)",
         QUEUE_TESTS,
     ),
     Mutation(

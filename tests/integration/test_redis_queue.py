@@ -364,7 +364,7 @@ class TestComplete:
         target = queue.keys("target")
         before = calls(queue, "xack")
         assert queue.complete(route, target, self.results(ids[:2100]), Held("c", 2500)) == (2100, 0)
-        assert calls(queue, "xack") - before == 3  # a thousand each
+        assert calls(queue, "xack") - before == 5  # five hundred each
         assert data_of(queue, target) == [result.data.decode() for result in self.results(ids[:2100])]
         assert queue.stream_info(route.stream).groups[0].pending == 400
 
@@ -383,8 +383,11 @@ class TestComplete:
         ids = add(queue, route.stream, 3)
         read_all(queue, route, "c")
         queue.call("XGROUP", "DESTROY", route.stream, route.group)
+        target = queue.keys("target")
+        assert queue.complete(route, target, self.results(ids), Held("c", 3)) == (0, 0)
+        assert queue.complete(route, target, self.results(ids, "bad")) == (0, 0)
         queue.ensure_group(route)
-        assert queue.complete(route, queue.keys("target"), self.results(ids), Held("c", 3)) == (0, 0)
+        assert queue.complete(route, target, self.results(ids), Held("c", 3)) == (0, 0)
 
     def test_an_entry_that_was_never_delivered_has_no_result(self, queue: RedisQueue, route: Route) -> None:
         ids = add(queue, route.stream, 1)
