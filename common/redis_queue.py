@@ -7,6 +7,7 @@ failure of Redis itself surfaces as `Unavailable`; the caller repeats the same c
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -277,8 +278,10 @@ class RedisQueue:
         floor = self.keys.state(f"{source}_floor")
         keys = [stream, self.keys.dead_letters(stream), self.keys.seen(source), *cursor, floor]
         arguments: list[Any] = [*place, source, utc_now(), *(after or ("", ""))]
+        faults = [(place, offer.fault) for place, offer in enumerate(offers, 1) if offer.fault]
+        arguments += (" ".join([str(offer.timestamp) for offer in offers]), len(faults), *chain.from_iterable(faults))
         for offer in offers:
-            arguments += (offer.identity, offer.timestamp, offer.data, offer.fault)
+            arguments += (offer.identity, offer.data)
         pushed = Pushed(*self.script("publish_new", keys, arguments))
         if pushed.added < 0:
             raise CursorLost(f"Redis has forgotten that {source} was published up to {after}")

@@ -2,7 +2,8 @@
 -- KEYS: stream, dead letters, seen (sorted set: identity by event time), cursor's time, cursor's id, floor
 -- Time is Unix seconds; for a source of blocks it is the block's number, and the id is the block's time.
 -- ARGV: position's time, position's id, window in seconds, source, now, time and id of what the caller knows to be
--- published ('' if nothing), then per offer: identity, time, data, fault
+-- published ('' if nothing), the offers' times separated by spaces, number of faults, then per fault: place of its offer,
+-- reason; then per offer: identity, data
 -- Returns {added, dead, known}, or {-1, 0, 0} when Redis has forgotten what was published: the pages in between are lost.
 local position_time, position_id, window = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local cursor_time = tonumber(redis.call('GET', KEYS[4]) or '-1')
@@ -13,33 +14,38 @@ if known_time > cursor_time or (known_time == cursor_time and known_id > cursor_
 -- falls: what was seen there is forgotten, also when the window is made longer later.
 local floor = math.max(tonumber(redis.call('GET', KEYS[6]) or '-1'), cursor_time - window)
 local added, dead, known = 0, 0, 0
-local function publish(first, last)
-  local identities, remember, here = {}, {}, {}
-  for i = first, last, 4 do identities[#identities + 1] = ARGV[i] end
+local times, faults = {}, {}
+for time in string.gmatch(ARGV[8], '%S+') do times[#times + 1] = time end
+local offers = 10 + 2 * tonumber(ARGV[9]) -- where they begin
+for i = 10, offers - 2, 2 do faults[tonumber(ARGV[i])] = ARGV[i + 1] end
+local here = {}
+local function publish(from, to)
+  local identities, remember, count = {}, {}, 0
+  for place = from, to do identities[place - from + 1] = ARGV[offers + 2 * place - 2] end
   local seen = redis.call('ZMSCORE', KEYS[3], unpack(identities))
-  for i = first, last, 4 do
-    local identity, time, data, fault = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
-    if fault ~= '' and time == 0 then time = math.max(position_time, cursor_time) end
-    if time < floor or seen[(i - first) / 4 + 1] or here[identity] then
+  for place = from, to do
+    local identity, time, fault = identities[place - from + 1], times[place], faults[place]
+    if fault and time == '0' then time = math.max(position_time, cursor_time) end
+    if seen[place - from + 1] or here[identity] or tonumber(time) < floor then
       known = known + 1
     else
       here[identity] = true
-      remember[#remember + 1] = time
-      remember[#remember + 1] = identity
-      if fault == '' then
-        redis.call('XADD', KEYS[1], '*', 'data', data)
-        added = added + 1
-      else
+      remember[count + 1], remember[count + 2], count = time, identity, count + 2
+      local data = ARGV[offers + 2 * place - 1]
+      if fault then
         redis.call('XADD', KEYS[2], '*', 'data', data, 'reason', fault, 'source_stream', ARGV[4], 'entry_id', identity,
           'attempts', '1', 'at', ARGV[5])
         dead = dead + 1
+      else
+        redis.call('XADD', KEYS[1], '*', 'data', data)
+        added = added + 1
       end
     end
   end
-  if #remember > 0 then redis.call('ZADD', KEYS[3], unpack(remember)) end
+  if count > 0 then redis.call('ZADD', KEYS[3], unpack(remember)) end
 end
 -- A thousand at a time, which Lua's stack allows: looked up and remembered by one command, half the cost of one each.
-for first = 8, #ARGV, 4000 do publish(first, math.min(first + 3999, #ARGV)) end
+for from = 1, #times, 1000 do publish(from, math.min(from + 999, #times)) end
 if position_time > cursor_time or (position_time == cursor_time and position_id > cursor_id) then
   redis.call('SET', KEYS[4], ARGV[1])
   redis.call('SET', KEYS[5], position_id)

@@ -122,8 +122,8 @@ MUTATIONS = (
     Mutation(
         "seen ids ignored",
         "common/lua/publish_new.lua",
-        "or seen[(i - first) / 4 + 1] or",
-        "or",
+        "if seen[place - from + 1] or here",
+        "if here",
         QUEUE_TESTS,
     ),
     Mutation(
