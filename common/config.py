@@ -181,7 +181,7 @@ class Settings(BaseSettings):
     )
 
     # --- trade processor ---------------------------------------------------------------------------------------
-    processor_batch_size: int = Field(2000, ge=1, description="fills a read; one script call writes their trades")
+    processor_batch_size: int = Field(2000, ge=1, description="fills a read")
     unknown_token_ttl: int = Field(
         3600, ge=1, description="seconds that a fill waits for its market; then it goes to the dead letters"
     )

@@ -1,7 +1,8 @@
 """Redis Streams as the pipeline's queue: the only module that speaks to Redis.
 
-Every call either took effect completely or not at all: what belongs together is one Lua script (`common/lua`). A
-failure of Redis itself surfaces as `Unavailable`; the caller repeats the same call, which is safe for all of them.
+What belongs together is one Lua script (`common/lua`), which takes effect completely or not at all. A failure of Redis
+itself surfaces as `Unavailable`; the caller repeats the same call, which is safe for all of them. Who was reading
+begins with `reread_pending`: entries of the reply that was lost are his.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -97,13 +98,15 @@ class Result(msgspec.Struct, frozen=True, gc=False):
 
 
 class Held(NamedTuple):
-    """What a consumer knows to be pending for it: all that is, and perhaps entries that others took meanwhile."""
+    """Says of results that their entries are pending, for a consumer, unless Redis knows better.
+
+    True of entries that the holder of the consumer's lease was given as new ones, and has not tried to complete before:
+    nobody else knows of them while the lease lasts.
+    """
 
     consumer: str
-    entries: int
-
-
-HELD_UNKNOWN = Held("", 0)
+    holder: str  # of its lease
+    entries: int  # all that it knows to be pending
 
 
 class GroupInfo(NamedTuple):
@@ -399,23 +402,24 @@ class RedisQueue:
         """Acknowledge entries; returns how many were still pending."""
         return int(self.call("XACK", route.stream, route.group, *entry_ids)) if entry_ids else 0
 
-    def complete(
-        self, route: Route, target: str, results: Sequence[Result], held: Held = HELD_UNKNOWN
-    ) -> tuple[int, int]:
+    def complete(self, route: Route, target: str, results: Sequence[Result]) -> tuple[int, int]:
         """Acknowledge entries and write what became of them, each once even if two processors hold the same entry.
 
-        In pieces: after an Unavailable, some may be completed. `held` makes it cheaper. Returns how many results were
-        written, and how many dead letters.
+        In pieces: after an Unavailable, some may be completed. Returns how many results were written, and how many dead
+        letters.
         """
-        commands = self._completions(route, target, results, held)
+        commands = self._completions(route, target, results, None)
         return _sum_of_pairs([self.call(*command) for command in commands])
 
     def start_exchange(
-        self, route: Route, target: str, results: Sequence[Result], held: Held, count: int
+        self, route: Route, target: str, results: Sequence[Result], held: Held | None, *, consumer: str, count: int
     ) -> "Exchange":
-        """Ask to complete the results and then to read new entries. The own backlog has to be read before."""
+        """Ask to complete the results, cheaper with `held`, and then to read new entries of the consumer.
+
+        Its own backlog has to be read before.
+        """
         completions = self._completions(route, target, results, held)
-        return Exchange(self.ask(*completions, *_readings(route, held.consumer, count)), len(completions))
+        return Exchange(self.ask(*completions, *_readings(route, consumer, count)), len(completions))
 
     def finish_exchange(self, route: Route, exchange: "Exchange") -> tuple[int, int, list[Entry]]:
         """What `complete` and `read_from_stream` return. After an Unavailable, nobody knows what was done."""
@@ -424,18 +428,19 @@ class RedisQueue:
             entries = self._read_answers(route, exchange.question)
         return written, dead, self._ours(route, entries)
 
-    def _completions(self, route: Route, target: str, results: Sequence[Result], held: Held) -> list[Command]:
+    def _completions(self, route: Route, target: str, results: Sequence[Result], held: Held | None) -> list[Command]:
         # By its text: a server that has forgotten its scripts would refuse the digest.
         script = self._script("complete").script
-        keys = (route.stream, target, self.keys.dead_letters(route.stream))
+        consumer, holder, entries = held or ("", "", 0)
+        keys = (route.stream, target, self.keys.dead_letters(route.stream), self.keys.lease(consumer))
         now = utc_now()
         commands: list[Command] = []
         for start in range(0, len(results), PIECE):
             piece = results[start : start + PIECE]
             done = [result for result in piece if not result.fault]
             ids = b" ".join([result.entry_id for result in done])
-            left = held.entries - start  # of what it holds, when the pieces before are done
-            arguments = [route.group, now, held.consumer, left, ids, *[result.data for result in done]]
+            left = entries - start  # when the pieces before are done
+            arguments = [route.group, now, consumer, holder, left, ids, *[result.data for result in done]]
             for result in piece:
                 if result.fault:
                     arguments += (result.entry_id, result.data, result.fault)

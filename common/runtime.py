@@ -200,6 +200,7 @@ class Runner:
         return max(self._backoff(attempt), _unavailable(attempt).retry_after_s)
 
     def _say_unavailable(self, attempt: RetryCallState) -> None:
+        gc.collect()  # a failed insert's traceback holds its rows, 35 MB, in a cycle; there may be hundreds of failures
         self._reason = _unavailable(attempt).reason
         now = self._now()
         if self._waiting_since is None:

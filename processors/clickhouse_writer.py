@@ -4,6 +4,7 @@ A batch is fixed in a manifest before it is sent and sent under a token made of 
 this process or the one that takes over, sends the same rows under the same token, and ClickHouse drops the repetition.
 """
 
+import gc
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -300,6 +301,7 @@ class ClickHouseWriter:
     def _narrow_down(self, channel: Channel, insert: Insert, reason: str) -> None:
         """Split a refused batch in two; a refused row is a dead letter."""
         self._log.warning("%s: %d rows refused: %s", channel.table.name, len(insert.entries), reason)
+        gc.collect()  # the refusal's traceback holds the rows in a cycle, and there may be many refusals
         if len(insert.entries) == 1:
             buried = self._manifests.bury(insert.manifest, channel.route, insert.entries[0], reason)
             self._counts["dead_letters"] += buried

@@ -60,6 +60,8 @@ class TradeProcessor:
         )
         self._batch: list[Entry] = []  # read and not yet looked at; kept over an Unavailable
         self._results: list[Result] = []  # made and not yet written; likewise
+        # Whether nobody else can know of the batch's entries, or of the results': see `Held`.
+        self._is_new_batch = self._are_new_results = False
         self._ahead: Exchange | None = None  # under load: the last results' writing, then the next batch's reading
         self._waiting: dict[str, list[Waiting]] = {}
         self._counts = {"records_in": 0, "records_out": 0, "dead_letters": 0}
@@ -114,11 +116,13 @@ class TradeProcessor:
 
         `_catch_up` comes first. Two threads instead cost more in waiting for one another than this brings.
         """
-        held = self._held()
+        consumer = self._lease.consumer
+        held = Held(consumer, self._lease.holder, self._in_hand()) if self._are_new_results else None
         results, self._results = self._results, []
         with self._ahead_or_again():
+            count = self._settings.processor_batch_size
             self._ahead = self._queue.start_exchange(
-                self._events, self._trades, results, held, self._settings.processor_batch_size
+                self._events, self._trades, results, held, consumer=consumer, count=count
             )
 
     def _catch_up(self) -> None:
@@ -128,6 +132,7 @@ class TradeProcessor:
         with self._ahead_or_again():
             written, dead, entries = self._queue.finish_exchange(self._events, self._ahead)
         self._count(written, dead)
+        self._is_new_batch = not self._batch
         self._batch += entries
         self._ahead = None
 
@@ -164,12 +169,14 @@ class TradeProcessor:
         """Drop what is in hand, and read all that is pending for us once more."""
         self._batch = []
         self._results = []
+        self._is_new_batch = self._are_new_results = False
         self._waiting = {}
         self._queue.reread_pending(self._events, self._lease.consumer)
 
     def _process(self) -> None:
         """Look at what was read and write everything that came of it."""
         self._look_at(self._batch)
+        self._are_new_results = False  # should they have to be written again
         self._finish(self._results)
         self._results = []
 
@@ -191,8 +198,9 @@ class TradeProcessor:
             else:
                 unknown.append(Waiting(entry, fill))
         self._wait_for_markets(unknown)
+        self._are_new_results = self._is_new_batch and not self._results
         self._results += results
-        self._batch = []
+        self._batch, self._is_new_batch = [], False
         self._counts["records_in"] += len(batch)
 
     def _known_tokens(self, token_ids: Iterable[str]) -> dict[str, Token]:
@@ -204,10 +212,11 @@ class TradeProcessor:
 
     def _finish(self, results: list[Result]) -> None:
         if results:
-            self._count(*self._queue.complete(self._events, self._trades, results, self._held()))
+            self._count(*self._queue.complete(self._events, self._trades, results))
 
-    def _held(self) -> Held:
-        return Held(self._lease.consumer, len(self._batch) + len(self._results) + self._waiting_count())
+    def _in_hand(self) -> int:
+        """How many entries are pending for us, as far as we know."""
+        return len(self._batch) + len(self._results) + self._waiting_count()
 
     def _count(self, written: int, dead: int) -> None:
         self._counts["records_out"] += written
@@ -292,12 +301,13 @@ class TradeProcessor:
             if claimed.entries:
                 self._context.log.info("took over %d entries of %s", len(claimed.entries), consumer)
                 self._batch += claimed.entries
+                self._is_new_batch = False
         return there_may_be_more
 
     def _has_lost_track(self, pending: int) -> bool:
         """Whether Redis has other entries for us than we hold: a reply was lost, or somebody acted under our name."""
         through_backlog = self._queue.has_read_backlog(self._events, self._lease.consumer)
-        return through_backlog and pending != self._held().entries
+        return through_backlog and pending != self._in_hand()
 
     def _start_over(self, lost: LeaseLost) -> None:
         """Others may hold our entries by now: drop them, and go on under a new lease."""

@@ -98,10 +98,17 @@ MUTATIONS = (
         QUEUE_TESTS,
     ),
     Mutation(
-        "entries acknowledged together without asking whether they are all pending",
+        "entries acknowledged together without the lease",
         "common/lua/complete.lua",
-        "local at_once = #ids > 0 and holds_all() and #ids or 1",
-        "local at_once = math.max(#ids, 1)",
+        "if redis.call('GET', KEYS[4]) ~= ARGV[4] then return false end",
+        "",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "entries acknowledged together without counting them",
+        "common/lua/complete.lua",
+        "if consumer[1] == ARGV[3] then return consumer[2] == ARGV[5] end",
+        "return true",
         QUEUE_TESTS,
     ),
     Mutation(

@@ -14,6 +14,7 @@ from common.config import Settings
 from common.dead_letters import newest_dead_letters
 from common.errors import ConfigError, Unavailable
 from common.keys import Route
+from common.leases import take_lease
 from common.redis_queue import Entry, Held, Offer, Position, RedisQueue, Result
 from common.state import read_position, read_state
 from tests.builders import make_settings
@@ -328,6 +329,13 @@ def calls(queue: RedisQueue, command: str) -> int:
     return int(queue.call("INFO", "commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
+def taken(queue: RedisQueue, consumer: str) -> str:
+    """Take a consumer's lease; who holds it then."""
+    lease = take_lease(queue, consumer, 60)
+    assert lease
+    return lease.holder
+
+
 def waits_for_reader(queue: RedisQueue) -> bool:
     """Return once some client is blocked, which the test is about."""
     wait_until(lambda: b"blocked_clients:0" not in queue.call("INFO", "clients"), "a reader is blocked")
@@ -336,6 +344,12 @@ def waits_for_reader(queue: RedisQueue) -> bool:
 
 class TestComplete:
     """Stream to stream."""
+
+    def exchange(self, queue: RedisQueue, route: Route, ids: list[bytes], held: Held) -> tuple[int, int]:
+        """Completed as under load."""
+        results = self.results(ids)
+        exchange = queue.start_exchange(route, queue.keys("target"), results, held, consumer=held.consumer, count=0)
+        return queue.finish_exchange(route, exchange)[:2]
 
     def results(self, ids: list[bytes], fault: str = "") -> list[Result]:
         return [Result(entry_id, b"result of " + entry_id, fault) for entry_id in ids]
@@ -358,36 +372,53 @@ class TestComplete:
         assert len(data_of(queue, target)) == 3
         assert newest_dead_letters(queue, route.stream, 9)[0] == 0
 
-    def test_what_a_consumer_holds_alone_is_acknowledged_at_once(self, queue: RedisQueue, route: Route) -> None:
+    def test_new_entries_are_acknowledged_together(self, queue: RedisQueue, route: Route) -> None:
         ids = add(queue, route.stream, 2500)
         read_all(queue, route, "c")
-        target = queue.keys("target")
+        holder = taken(queue, "c")
         before = calls(queue, "xack")
-        assert queue.complete(route, target, self.results(ids[:2100]), Held("c", 2500)) == (2100, 0)
+        assert self.exchange(queue, route, ids[:2100], Held("c", holder, 2500)) == (2100, 0)
         assert calls(queue, "xack") - before == 5  # five hundred each
-        assert data_of(queue, target) == [result.data.decode() for result in self.results(ids[:2100])]
+        expected = [result.data.decode() for result in self.results(ids[:2100])]
+        assert data_of(queue, queue.keys("target")) == expected
         assert queue.stream_info(route.stream).groups[0].pending == 400
 
     def test_what_another_has_taken_or_finished_is_written_once(self, queue: RedisQueue, route: Route) -> None:
         ids = add(queue, route.stream, 6)
         read_all(queue, route, "c")
+        c, d = taken(queue, "c"), taken(queue, "d")
         target = queue.keys("target")
         queue.complete(route, target, self.results(ids[1:2]))
         queue.fetch_pending(route, "d", ids[2:4])
-        assert queue.complete(route, target, self.results(ids[:3]), Held("c", 6)) == (2, 0)
-        assert queue.complete(route, target, self.results(ids[2:5]), Held("d", 2)) == (2, 0)
-        assert queue.complete(route, target, self.results(ids), Held("c", 6)) == (1, 0)
+        assert self.exchange(queue, route, ids[:3], Held("c", c, 6)) == (2, 0)
+        assert self.exchange(queue, route, ids[2:5], Held("d", d, 2)) == (2, 0)
+        assert self.exchange(queue, route, ids, Held("c", c, 6)) == (1, 0)
         assert sorted(data_of(queue, target)) == [result.data.decode() for result in self.results(ids)]
+
+    def test_equal_numbers_say_nothing_once_the_lease_is_lost(self, queue: RedisQueue, route: Route) -> None:
+        """A successor of the same name has finished one entry and read another since."""
+        ids = add(queue, route.stream, 3)
+        queue.read_from_stream(route, "c", 2)
+        former = taken(queue, "c")
+        queue.call("DEL", queue.keys.lease("c"))
+        taken(queue, "c")
+        queue.complete(route, queue.keys("target"), self.results(ids[:1]))
+        read_all(queue, route, "c")
+        assert self.exchange(queue, route, ids[:2], Held("c", former, 2)) == (1, 0)
+        assert self.exchange(queue, route, ids[2:], Held("c", former, 1)) == (1, 0)
 
     def test_a_group_that_was_made_again_gets_its_results_once(self, queue: RedisQueue, route: Route) -> None:
         ids = add(queue, route.stream, 3)
         read_all(queue, route, "c")
+        held = Held("c", taken(queue, "c"), 3)
         queue.call("XGROUP", "DESTROY", route.stream, route.group)
-        target = queue.keys("target")
-        assert queue.complete(route, target, self.results(ids), Held("c", 3)) == (0, 0)
-        assert queue.complete(route, target, self.results(ids, "bad")) == (0, 0)
+        assert self.exchange(queue, route, ids, held) == (0, 0)
+        assert queue.complete(route, queue.keys("target"), self.results(ids, "bad")) == (0, 0)
         queue.ensure_group(route)
-        assert queue.complete(route, target, self.results(ids), Held("c", 3)) == (0, 0)
+        assert self.exchange(queue, route, ids, held) == (0, 0)
+        read_all(queue, route, "d")
+        queue.complete(route, queue.keys("target"), self.results(ids[:2]))
+        assert self.exchange(queue, route, ids, held) == (1, 0)
 
     def test_an_entry_that_was_never_delivered_has_no_result(self, queue: RedisQueue, route: Route) -> None:
         ids = add(queue, route.stream, 1)

@@ -1,8 +1,10 @@
 """The life of a stage, on a clock of its own."""
 
+import gc
 import logging
 import os
 import signal
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -16,6 +18,12 @@ from tests.builders import make_settings
 
 START = 1_763_000_000.0
 Work = Callable[[], float]
+
+
+class Rows:
+    """Something that refers to itself."""
+
+    itself: "Rows"
 
 
 class Clock(Signals):
@@ -291,6 +299,27 @@ def test_what_a_stage_needs_to_be_built_is_waited_for(life: Life, log: pytest.Lo
     life.run(stage, 100, build)
     assert stage.stepped_at
     assert len(warnings(log)) == 1
+
+
+def test_what_failures_hold_does_not_pile_up_in_an_outage(life: Life) -> None:
+    """As a failed insert's traceback holds its rows: in a cycle. They are more than Python notices by itself."""
+    held: list[weakref.ref[Rows]] = []
+    alive: list[int] = []
+
+    def fail() -> float:
+        alive.append(sum(rows() is not None for rows in held))
+        rows = Rows()
+        rows.itself = rows
+        held.append(weakref.ref(rows))
+        raise Unavailable("ClickHouse is away")
+
+    gc.disable()
+    try:
+        life.run(Script(life.clock, *[fail] * 50), 3600)
+    finally:
+        gc.enable()
+    assert len(alive) == 50
+    assert max(alive) <= 1
 
 
 def test_a_stop_before_a_stage_could_be_built_ends_quietly(life: Life) -> None:
