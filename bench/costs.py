@@ -20,7 +20,8 @@ from bench.servers import Bench, servers
 from bench.throughput import cpu_s
 from common.config import Settings
 from common.keys import Route
-from common.redis_queue import RedisQueue
+from common.leases import take_lease
+from common.redis_queue import Held, RedisQueue
 from common.redis_queue import Result as Completed
 from common.tables import ORDER_FILLED, TRADES
 from tests.servers import RedisServer
@@ -28,6 +29,7 @@ from tests.servers import RedisServer
 FILLS = 100_000
 GOAL_US = 33  # Redis is one thread: 30,000 fills a second leave it no more
 BATCH = 2000
+LEASE_S = 600.0
 ENTRIES = 5000
 ROWS = (10_000, 25_000, 50_000)
 MERGE_S = 4.0
@@ -77,8 +79,14 @@ def redis_us(
         events = Route("stream:order_events", "events_processors")
         queue.ensure_group(events)
         made = iter(trades)
-        while entries := queue.read_from_stream(events, "bench", BATCH):
-            queue.complete(events, "stream:trades", [Completed(entry.id, next(made)) for entry in entries])
+        lease = take_lease(queue, "bench", LEASE_S)
+        assert lease
+        entries = queue.read_from_stream(events, "bench", BATCH)
+        while entries:
+            results = [Completed(entry.id, next(made)) for entry in entries]
+            held = Held("bench", lease.holder, len(entries))
+            exchange = queue.start_exchange(events, "stream:trades", results, held, consumer="bench", count=BATCH)
+            *_, entries = queue.finish_exchange(events, exchange)
         for route in (Route("stream:order_events", "order_events_writers"), Route("stream:trades", "trades_writers")):
             queue.ensure_group(route)
             while entries := queue.read_from_stream(route, "bench", ENTRIES):

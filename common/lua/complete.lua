@@ -10,8 +10,8 @@ local ids = {}
 for id in string.gmatch(ARGV[6], '%S+') do ids[#ids + 1] = id end
 
 -- Nobody but the holder of a lease can have taken or acknowledged such entries while it lasts, so that all of them are
--- pending: acknowledged together, they cost a quarter. The numbers differ when somebody acted by hand, as by destroying
--- the group; a missing one has no entries, which is no error here.
+-- pending: acknowledged together, which spares a third of this script. The numbers differ when somebody acted by hand, as
+-- by destroying the group; a missing one has no entries, which is no error here.
 local function all_are_pending()
   if redis.call('GET', KEYS[4]) ~= ARGV[4] then return false end
   for _, consumer in ipairs(redis.pcall('XPENDING', source, group)[4] or {}) do
