@@ -1,10 +1,13 @@
 """ClickHouse: the only module that speaks to it. Its errors come out as ours, named after what to do."""
 
 import logging
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import clickhouse_connect
+import msgspec
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, Error
 from urllib3.exceptions import HTTPError
@@ -34,6 +37,9 @@ RETRY = frozenset(
 )
 SCHEMA = frozenset({8, 10, 16, 20, 36, 42, 43, 44, 46, 47, 48, 57, 60, 62, 81, 115, 179, 497})  # wrong for every row
 DENIED = frozenset({192, 193, 194, 516})
+
+
+LOST_ATTEMPTS = 3  # to insert rows whose token is remembered without them
 
 
 class ClickHouse:
@@ -82,6 +88,35 @@ class ClickHouse:
         except (Error, HTTPError) as error:
             raise self._explained(error) from error
 
+    def insert_again(self, table: Table, rows: bytes, token: str) -> None:
+        """Insert a batch that may have been sent before; as `batch_insert`.
+
+        A server that is killed may remember a token whose rows it has not got, and would answer every repetition with
+        success (seen with kill -9 under load: it writes the token down just before the part). So the rows are looked
+        for, and where they are missing sent under another token; ReplacingMergeTree removes what was there of them.
+        """
+        self.batch_insert(table, rows, token)
+        for attempt in range(1, LOST_ATTEMPTS + 1):
+            if self._has(table, rows):
+                return
+            self.batch_insert(table, rows, f"{token}-{attempt}")
+        if not self._has(table, rows):
+            raise Unavailable(f"ClickHouse at {self._where} takes rows of {table.name} and does not show them")
+
+    def _has(self, table: Table, rows: bytes) -> bool:
+        """Whether the table has a row of each month of a batch: an insert makes a part a month, whole or not at all."""
+        samples: dict[str, _Sample] = {}
+        for row in rows.split(b"\n"):
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # an odd row is no sample
+                sample = _decode_sample(row)
+                samples.setdefault(time.strftime("%Y%m", time.gmtime(sample.timestamp)), sample)
+        same = "timestamp = toDateTime({time:UInt32}, 'UTC')" if table.partition_by else _AS_NEW
+        sql = f"SELECT count() FROM {self.database}.{table.name} WHERE id = {{id:String}} AND {same}"  # noqa: S608
+        return all(
+            self.query(sql, {"id": sample.id, "time": sample.timestamp, "version": sample.updated_at}) != [(0,)]
+            for sample in samples.values()
+        )
+
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
@@ -111,6 +146,18 @@ class ClickHouse:
         if code is None or code in RETRY:
             return Unavailable(reason)
         return RefusedRows(reason)
+
+
+class _Sample(msgspec.Struct):
+    """What finds a row of any of our tables again."""
+
+    id: str
+    timestamp: int = 0  # fills and trades; it tells the partition
+    updated_at: str = ""  # markets; a newer version may have replaced this one
+
+
+_decode_sample = msgspec.json.Decoder(_Sample).decode
+_AS_NEW = "updated_at >= parseDateTime64BestEffort({version:String}, 6, 'UTC')"
 
 
 def _first_line(error: Exception) -> str:

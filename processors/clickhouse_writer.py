@@ -253,7 +253,9 @@ class ClickHouseWriter:
             self._give_up(channel, manifest, entries)
             return
         rows = b"\n".join([entry.data for entry in entries])
-        answer = self._inserts.submit(self._clickhouse.batch_insert, channel.table, rows, manifest.token)
+        is_first = manifest.token in channel.taken and not channel.failing
+        insert = self._clickhouse.batch_insert if is_first else self._clickhouse.insert_again
+        answer = self._inserts.submit(insert, channel.table, rows, manifest.token)
         channel.insert = Insert(manifest, entries, answer)
         if channel.failing:
             self._look_at(channel, channel.insert)

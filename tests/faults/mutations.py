@@ -127,6 +127,13 @@ MUTATIONS = (
         QUEUE_TESTS,
     ),
     Mutation(
+        "a repeated batch is not looked for",
+        "processors/clickhouse_writer.py",
+        "self._clickhouse.batch_insert if is_first else self._clickhouse.insert_again",
+        "self._clickhouse.batch_insert",
+        "tests/integration/test_clickhouse_writer.py",
+    ),
+    Mutation(
         "seen ids ignored",
         "common/lua/publish_new.lua",
         "if seen[place - from + 1] or here",

@@ -457,6 +457,20 @@ class TestLeases:
         pipeline.clickhouse.batch_insert(ORDER_FILLED, late, inserts.tokens[0])
         assert_fills_once(pipeline, range(20))
 
+    def test_rows_whose_token_outlived_them_are_inserted(self, pipeline: Pipeline) -> None:
+        """ClickHouse was killed between the two: it remembers a batch that it has not got. Deleted rows stand for that."""
+        pipeline.add_fills(range(20))
+        writer, inserts = watched_writer(pipeline)
+        inserts.failures = [Unavailable("killed")]
+        with pytest.raises(Unavailable):
+            run(pipeline, writer)
+        rows = b"\n".join(encode(make_fill(i)) for i in range(20))
+        pipeline.clickhouse.batch_insert(ORDER_FILLED, rows, inserts.tokens[0])
+        stored = f"{pipeline.settings.clickhouse_database}.order_filled"
+        pipeline.clickhouse.command(f"ALTER TABLE {stored} DELETE WHERE 1 SETTINGS mutations_sync = 1")
+        run(pipeline, writer)
+        assert_fills_once(pipeline, range(20))
+
     def test_two_share_the_work(self, pipeline: Pipeline) -> None:
         writers = [pipeline.writer(clickhouse_writer_max_batch_size=10) for _ in range(2)]
         pipeline.add_fills(range(200))
