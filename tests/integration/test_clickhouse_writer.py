@@ -458,7 +458,7 @@ class TestLeases:
         assert_fills_once(pipeline, range(20))
 
     def test_rows_whose_token_outlived_them_are_inserted(self, pipeline: Pipeline) -> None:
-        """ClickHouse was killed between the two: it remembers a batch that it has not got. Deleted rows stand for that."""
+        """ClickHouse was killed in between: it remembers a batch that it has not got. Deleted rows stand for that."""
         pipeline.add_fills(range(20))
         writer, inserts = watched_writer(pipeline)
         inserts.failures = [Unavailable("killed")]
