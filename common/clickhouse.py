@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import clickhouse_connect
 import msgspec
@@ -37,8 +37,6 @@ RETRY = frozenset(
 )
 SCHEMA = frozenset({8, 10, 16, 20, 36, 42, 43, 44, 46, 47, 48, 57, 60, 62, 81, 115, 179, 497})  # wrong for every row
 DENIED = frozenset({192, 193, 194, 516})
-
-
 LOST_ATTEMPTS = 3  # to insert rows whose token is remembered without them
 
 
@@ -152,12 +150,12 @@ class _Sample(msgspec.Struct):
     """What finds a row of any of our tables again."""
 
     id: str
-    timestamp: int = 0  # fills and trades; it tells the partition
+    timestamp: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0  # fills and trades; it tells the partition
     updated_at: str = ""  # markets; a newer version may have replaced this one
 
 
 _decode_sample = msgspec.json.Decoder(_Sample).decode
-_AS_NEW = "updated_at >= parseDateTime64BestEffort({version:String}, 6, 'UTC')"
+_AS_NEW = "updated_at >= parseDateTime64BestEffortOrZero({version:String}, 6, 'UTC')"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """Stream to table, in batches, acknowledged only once ClickHouse has the rows.
 
 A batch is fixed in a manifest before it is sent and sent under a token made of its entries. Whoever sends it again,
-this process or the one that takes over, sends the same rows under the same token, and ClickHouse drops the repetition.
+this process or the one that takes over, sends the same rows under the same token, and ClickHouse drops the repetition,
+or is found not to have the rows: see `ClickHouse.insert_again`.
 """
 
 import gc

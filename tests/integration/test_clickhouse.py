@@ -118,6 +118,18 @@ class TestTokens:
         pipeline.clickhouse.insert_again(table, rows, "t1")
         assert pipeline.count(table.name) == count
 
+    @pytest.mark.parametrize("timestamp", [-1, 2**40, '"2026-01-01"'])
+    def test_a_row_that_can_not_be_looked_for_is_no_obstacle(self, pipeline: Pipeline, timestamp: object) -> None:
+        row = b'{"id":"odd","transaction_hash":"0x","maker_asset_id":"0","taker_asset_id":"1","timestamp":%s}'
+        for _ in range(2):
+            pipeline.clickhouse.insert_again(ORDER_FILLED, row % str(timestamp).encode(), "odd")
+        assert pipeline.count("order_filled") == 1
+
+    def test_a_market_without_its_version_is_no_obstacle(self, pipeline: Pipeline) -> None:
+        for _ in range(2):
+            pipeline.clickhouse.insert_again(MARKETS, b'{"id":"1"}', "odd")
+        assert pipeline.count("markets") == 1
+
     def test_a_month_that_is_missing_is_noticed(self, pipeline: Pipeline) -> None:
         insert(pipeline, ORDER_FILLED, old := lines([make_fill(1, timestamp=1_700_000_000)]), "old")
         pipeline.clickhouse.insert_again(ORDER_FILLED, b"\n".join((old, lines([make_fill(2)]))), "old")

@@ -1,7 +1,7 @@
 """The writer between real servers."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,17 @@ def watched_writer(pipeline: Pipeline, **changes: Any) -> tuple[ClickHouseWriter
     settings = pipeline.settings.model_copy(update=changes)
     inserts = Inserts(settings)
     return ClickHouseWriter(context_of(settings, pipeline.new_queue()), inserts), inserts
+
+
+def cut_off_writer(pipeline: Pipeline) -> tuple[ClickHouseWriter, Callable[[], None]]:
+    """A writer whose insert of fills 0 to 19 had no answer, and how that insert arrives after all."""
+    pipeline.add_fills(range(20))
+    writer, inserts = watched_writer(pipeline)
+    inserts.failures = [Unavailable("still on its way")]
+    with pytest.raises(Unavailable):
+        run(pipeline, writer)
+    rows = b"\n".join(encode(make_fill(i)) for i in range(20))
+    return writer, lambda: pipeline.clickhouse.batch_insert(ORDER_FILLED, rows, inserts.tokens[0])
 
 
 def all_done(pipeline: Pipeline) -> bool:
@@ -446,26 +457,16 @@ class TestLeases:
         assert_fills_once(pipeline, range(20))
 
     def test_an_insert_that_arrives_after_the_take_over_changes_nothing(self, pipeline: Pipeline) -> None:
-        pipeline.add_fills(range(20))
-        slow, inserts = watched_writer(pipeline)
-        inserts.failures = [Unavailable("still on its way")]
-        with pytest.raises(Unavailable):
-            run(pipeline, slow)
+        _, arrive = cut_off_writer(pipeline)
         pipeline.expire_leases()
         run(pipeline, pipeline.writer())
-        late = b"\n".join(encode(make_fill(i)) for i in range(20))
-        pipeline.clickhouse.batch_insert(ORDER_FILLED, late, inserts.tokens[0])
+        arrive()
         assert_fills_once(pipeline, range(20))
 
     def test_rows_whose_token_outlived_them_are_inserted(self, pipeline: Pipeline) -> None:
         """ClickHouse was killed in between: it remembers a batch that it has not got. Deleted rows stand for that."""
-        pipeline.add_fills(range(20))
-        writer, inserts = watched_writer(pipeline)
-        inserts.failures = [Unavailable("killed")]
-        with pytest.raises(Unavailable):
-            run(pipeline, writer)
-        rows = b"\n".join(encode(make_fill(i)) for i in range(20))
-        pipeline.clickhouse.batch_insert(ORDER_FILLED, rows, inserts.tokens[0])
+        writer, arrive = cut_off_writer(pipeline)
+        arrive()
         stored = f"{pipeline.settings.clickhouse_database}.order_filled"
         pipeline.clickhouse.command(f"ALTER TABLE {stored} DELETE WHERE 1 SETTINGS mutations_sync = 1")
         run(pipeline, writer)
