@@ -132,7 +132,7 @@ class TradeProcessor:
         with self._ahead_or_again():
             written, dead, entries = self._queue.finish_exchange(self._events, self._ahead)
         self._count(written, dead)
-        self._is_new_batch = not self._batch
+        self._is_new_batch = bool(entries) and not self._batch
         self._batch += entries
         self._ahead = None
 

@@ -207,6 +207,11 @@ def remove_keys(queue: RedisQueue) -> None:
         queue.call("DEL", key)
 
 
+def times_executed(queue: RedisQueue, command: str) -> int:
+    """How often the server has executed a command, for whomever."""
+    return int(queue.call("INFO", "commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
 def step_until(stages: Sequence[Any], done: Callable[[], bool], what: str, limit: int = 5000) -> None:
     """Step the stages in turn until it is done; AssertionError when it is not after `limit` rounds."""
     for _ in range(limit):

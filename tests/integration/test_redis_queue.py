@@ -17,7 +17,7 @@ from common.keys import Route
 from common.leases import take_lease
 from common.redis_queue import Entry, Held, Offer, Position, RedisQueue, Result
 from common.state import read_position, read_state
-from tests.builders import make_settings
+from tests.builders import make_settings, times_executed
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
@@ -324,11 +324,6 @@ class TestReading:
         assert [entry.id for entry in queue.read_simple(stream, ids[2], 10)] == ids[3:]
 
 
-def calls(queue: RedisQueue, command: str) -> int:
-    """How often the server has executed a command."""
-    return int(queue.call("INFO", "commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
-
-
 def taken(queue: RedisQueue, consumer: str) -> str:
     """Take a consumer's lease; who holds it then."""
     lease = take_lease(queue, consumer, 60)
@@ -376,9 +371,9 @@ class TestComplete:
         ids = add(queue, route.stream, 2500)
         read_all(queue, route, "c")
         holder = taken(queue, "c")
-        before = calls(queue, "xack")
+        before = times_executed(queue, "xack")
         assert self.exchange(queue, route, ids[:2100], Held("c", holder, 2500)) == (2100, 0)
-        assert calls(queue, "xack") - before == 5  # five hundred each
+        assert times_executed(queue, "xack") - before == 5  # five hundred each
         expected = [result.data.decode() for result in self.results(ids[:2100])]
         assert data_of(queue, queue.keys("target")) == expected
         assert queue.stream_info(route.stream).groups[0].pending == 400

@@ -13,7 +13,17 @@ from common.keys import Route
 from common.records import Trade, encode
 from common.tables import MARKETS
 from processors.trade_processor import COMPONENT, TradeProcessor
-from tests.builders import Pipeline, make_fill, make_market, open_pipeline, own_name, settings_for, step_until, token_id
+from tests.builders import (
+    Pipeline,
+    make_fill,
+    make_market,
+    open_pipeline,
+    own_name,
+    settings_for,
+    step_until,
+    times_executed,
+    token_id,
+)
 from tests.servers import ClickHouseServer, RedisServer
 from tests.waiting import wait_until
 
@@ -256,6 +266,16 @@ class TestUnderLoad:
         pipeline.add_markets(range(10))
         run(pipeline, processor)
         assert len(trades(pipeline)) == 200
+
+    def test_new_fills_are_acknowledged_together(self, pipeline: Pipeline) -> None:
+        """One command a batch, but for the first and the last ones."""
+        pipeline.add_markets(range(10))
+        pipeline.add_fills(range(400))
+        processor = pipeline.processor(processor_batch_size=20)
+        before = times_executed(pipeline.queue, "xack")
+        step_until([processor], lambda: processor.report()["records_out"] == 400, "all trades are written")
+        assert times_executed(pipeline.queue, "xack") - before < 100
+        assert sorted(trade.id for trade in trades(pipeline)) == fill_ids(range(400))
 
     def test_a_lost_connection_under_load_loses_and_doubles_nothing(self, pipeline: Pipeline) -> None:
         pipeline.add_markets(range(10))
