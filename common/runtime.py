@@ -31,7 +31,9 @@ EXIT_CLEAN, EXIT_CRASH, EXIT_CONFIG = 0, 1, 2
 HEARTBEAT_S = 1.0  # at most one heartbeat a second
 HEARTBEAT_TTL_S = 3600  # a heartbeat that nobody refreshes is history after an hour
 WAITING_HEARTBEAT_S = 10.0  # and every so often while waiting out something unavailable
-GARBAGE_THRESHOLD = 50_000  # containers more than before, after which Python looks for cycles; its default is 700
+# Containers more than before, after which Python looks for cycles. Its default is 700, which the lists of one large
+# reply exceed many times: looking took a sixth of the writer's time.
+GARBAGE_THRESHOLD = 50_000
 REMIND_S = 60.0  # what keeps being unavailable is said once a minute
 
 T = TypeVar("T")
@@ -271,11 +273,6 @@ def _unavailable(attempt: RetryCallState) -> Unavailable:
     return error
 
 
-def collect_garbage_rarely() -> None:
-    """The containers of one large reply are no reason to look for cycles: that took a quarter of the writer's time."""
-    gc.set_threshold(GARBAGE_THRESHOLD)
-
-
 def main(component: str, build: Callable[[Context], Stage], *, leased: bool = False) -> int:
     """Run a component until a signal; the process's exit status.
 
@@ -292,7 +289,7 @@ def main(component: str, build: Callable[[Context], Stage], *, leased: bool = Fa
     queue = RedisQueue(settings)
     longest_wait_s = min(settings.backoff_max_s, settings.lease_s / 3) if leased else settings.backoff_max_s
     context = Context(settings, queue, log, lambda: signals.stopping)
-    collect_garbage_rarely()
+    gc.set_threshold(GARBAGE_THRESHOLD)
     log.info("starting, pid %d, %s mode", os.getpid(), settings.pipeline_mode)
     try:
         Runner(component, context, signals, longest_wait_s=longest_wait_s).run(_in_own_mode(build))
