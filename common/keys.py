@@ -29,7 +29,7 @@ class Keys:
         return self(f"state:{name}")
 
     def seen(self, source: str) -> str:
-        """What a source has already published: sorted set of ids, or prefix of hashes of fingerprints."""
+        """What a source has already published: sorted set of the ids' SHA-256, or prefix of hashes of fingerprints."""
         return self(f"seen:{source}")
 
     def heartbeat(self, instance: str) -> str:

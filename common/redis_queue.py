@@ -8,6 +8,7 @@ begins with `reread_pending`: entries of the reply that was lost are his.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -281,10 +282,12 @@ class RedisQueue:
         floor = self.keys.state(f"{source}_floor")
         keys = [stream, self.keys.dead_letters(stream), self.keys.seen(source), *cursor, floor]
         arguments: list[Any] = [*place, source, utc_now(), *(after or ("", ""))]
-        faults = [(place, offer.fault) for place, offer in enumerate(offers, 1) if offer.fault]
-        arguments += (" ".join([str(offer.timestamp) for offer in offers]), len(faults), *chain.from_iterable(faults))
-        for offer in offers:
-            arguments += (offer.identity, offer.data)
+        # One argument of all identities, made short: as arguments of their own they took a fifth of the time.
+        digests = b"".join([sha256(offer.identity.encode()).digest() for offer in offers])
+        faults = [(place, offer.identity, offer.fault) for place, offer in enumerate(offers, 1) if offer.fault]
+        arguments += (" ".join([str(offer.timestamp) for offer in offers]), digests)
+        arguments += (len(faults), *chain.from_iterable(faults))
+        arguments += [offer.data for offer in offers]
         pushed = Pushed(*self.script("publish_new", keys, arguments))
         if pushed.added < 0:
             raise CursorLost(f"Redis has forgotten that {source} was published up to {after}")

@@ -146,6 +146,24 @@ class TestPushBatch:
         assert (letter.entry_id, letter.attempts) == ("fault:1", 1)
         assert letter.at.endswith("+00:00")
 
+    def test_each_fault_of_a_page_keeps_its_own_identity_and_reason(self, queue: RedisQueue, stream: str) -> None:
+        faults = [Offer(f"fault:{place}", b"?%d" % place, 100, fault=f"reason {place}") for place in range(3)]
+        page = [offer("a", 100), faults[0], faults[1], offer("b", 100), faults[0], faults[2]]
+        assert push(queue, stream, (100, "b"), *page) == (2, 3, 1)
+        assert data_of(queue, stream) == ["data of a", "data of b"]
+        _, letters = newest_dead_letters(queue, stream, 10)
+        told = sorted((letter.entry_id, letter.data, letter.reason) for letter in letters)
+        assert told == [(f"fault:{place}", b"?%d" % place, f"reason {place}") for place in range(3)]
+
+    @pytest.mark.parametrize("identity", ["", "a b", "a\nb", "é" * 5000])
+    def test_an_id_of_any_shape_is_one_id_and_takes_32_bytes(
+        self, queue: RedisQueue, stream: str, identity: str
+    ) -> None:
+        page = [offer(f"{identity}{tail}", 100) for tail in ("", "1", "2")]
+        assert push(queue, stream, (100, "a"), *page) == (3, 0, 0)
+        assert push(queue, stream, (100, "a"), *reversed(page)) == (0, 0, 3)
+        assert [len(member) for member in queue.call("ZRANGE", queue.keys.seen(SOURCE), 0, -1)] == [32] * 3
+
     def test_a_faulty_record_without_a_time_stays_known_as_long_as_it_is_read_again(
         self, queue: RedisQueue, stream: str
     ) -> None:
