@@ -1,6 +1,7 @@
 """`python3 -m bench` runs every benchmark, `python3 -m bench NAME` one. The last line of each is one JSON object.
 
-`python3 -m bench NAME --help` shows a benchmark's options, `python3 -m bench profile NAME` where its time goes.
+`python3 -m bench NAME --help` shows a benchmark's options, `python3 -m bench profile NAME` where its time goes. Exit
+status: 0 all ran, 1 one of them failed, 2 there is none of that name or a package is missing.
 """
 
 import importlib
@@ -38,4 +39,9 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    try:
+        raise SystemExit(main(sys.argv[1:]))
+    except ModuleNotFoundError as error:
+        print(f"bench: {error}. What it needs is in .venv, which ./test.sh makes:", file=sys.stderr)
+        print(" ".join([".venv/bin/python -m bench", *sys.argv[1:]]), file=sys.stderr)
+        raise SystemExit(2) from None
