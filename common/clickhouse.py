@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 
 from common.config import Settings
 from common.errors import ConfigError, RefusedRows, Unavailable
-from common.tables import Table
+from common.tables import MARKET_TOKENS, Table
 
 # Pinned per insert, because servers' defaults differ and changed (async_insert is on by default since 26.2).
 INSERT_SETTINGS: Mapping[str, str | int] = {
@@ -102,18 +102,29 @@ class ClickHouse:
             raise Unavailable(f"ClickHouse at {self._where} takes rows of {table.name} and does not show them")
 
     def _has(self, table: Table, rows: bytes) -> bool:
-        """Whether the table has a row of each month of a batch: an insert makes a part a month, whole or not at all."""
-        samples: dict[str, _Sample] = {}
+        """Whether there is a row of each part that a batch makes: one a month, for markets one of their tokens, too.
+
+        A part is there as a whole or not at all.
+        """
+        samples: dict[tuple[str, bool], _Sample] = {}
         for row in rows.split(b"\n"):
             with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # an odd row is no sample
                 sample = _decode_sample(row)
-                samples.setdefault(time.strftime("%Y%m", time.gmtime(sample.timestamp)), sample)
+                month = time.strftime("%Y%m", time.gmtime(sample.timestamp))
+                samples.setdefault((month, bool(sample.token_ids)), sample)
         same = "timestamp = toDateTime({time:UInt32}, 'UTC')" if table.partition_by else _AS_NEW
-        sql = f"SELECT count() FROM {self.database}.{table.name} WHERE id = {{id:String}} AND {same}"  # noqa: S608
-        return all(
-            self.query(sql, {"id": sample.id, "time": sample.timestamp, "version": sample.updated_at}) != [(0,)]
-            for sample in samples.values()
-        )
+        for sample in samples.values():
+            if not self._finds(table, f"id = {{id:String}} AND {same}", sample.id, sample):
+                return False
+            if sample.token_ids and not self._finds(
+                MARKET_TOKENS, f"token_id = {{id:String}} AND {_AS_NEW}", sample.token_ids[0], sample
+            ):
+                return False
+        return True
+
+    def _finds(self, table: Table, condition: str, identity: str, sample: "_Sample") -> bool:
+        sql = f"SELECT count() FROM {self.database}.{table.name} WHERE {condition}"  # noqa: S608 - names are our own
+        return self.query(sql, {"id": identity, "time": sample.timestamp, "version": sample.updated_at}) != [(0,)]
 
     def close(self) -> None:
         if self._client is not None:
@@ -152,6 +163,7 @@ class _Sample(msgspec.Struct):
     id: str
     timestamp: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0  # fills and trades; it tells the partition
     updated_at: str = ""  # markets; a newer version may have replaced this one
+    token_ids: list[str] = []  # markets
 
 
 _decode_sample = msgspec.json.Decoder(_Sample).decode

@@ -118,6 +118,18 @@ class TestTokens:
         pipeline.clickhouse.insert_again(table, rows, "t1")
         assert pipeline.count(table.name) == count
 
+    def test_tokens_that_are_missing_although_their_markets_are_there_are_inserted(self, pipeline: Pipeline) -> None:
+        markets = lines([make_market(1, token_ids=[], outcomes=[]), make_market(2), make_market(3)])
+        insert(pipeline, MARKETS, markets)
+        count = pipeline.count("market_tokens")
+        assert count == 4
+        stored = f"{pipeline.settings.clickhouse_database}.market_tokens"
+        pipeline.clickhouse.command(f"ALTER TABLE {stored} DELETE WHERE 1 SETTINGS mutations_sync = 1")
+        insert(pipeline, MARKETS, markets)
+        assert pipeline.count("market_tokens") == 0
+        pipeline.clickhouse.insert_again(MARKETS, markets, "t1")
+        assert pipeline.count("market_tokens") == count
+
     @pytest.mark.parametrize("timestamp", [-1, 2**40, '"2026-01-01"'])
     def test_a_row_that_can_not_be_looked_for_is_no_obstacle(self, pipeline: Pipeline, timestamp: object) -> None:
         row = b'{"id":"odd","transaction_hash":"0x","maker_asset_id":"0","taker_asset_id":"1","timestamp":%s}'
