@@ -16,7 +16,7 @@ from common.redis_queue import Offer, Position
 
 FILLS = 100_000
 PAGE = 1000
-ROUNDS = 3
+ROUNDS = 7
 WINDOW_S = 120
 GOAL = 60_000
 

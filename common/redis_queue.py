@@ -8,8 +8,8 @@ begins with `reread_pending`: entries of the reply that was lost are his.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,13 +21,13 @@ from redis.retry import Retry
 from common.config import Settings
 from common.errors import ConfigError, CursorLost, PipelineError, Unavailable
 from common.keys import Keys, Route
+from common.resp import Argument, Command, packed
 
 if TYPE_CHECKING:
     from redis.commands.core import Script
 
 LUA = Path(__file__).parent / "lua"
 CLAIM_COUNT = 1000  # entries a claim takes at once; Lua's stack limits the arguments of one command to some 8,000
-Command = tuple[Any, ...]  # a Redis command: its name and arguments
 PIECE = 500  # entries a command: what fits a processor's cache. Together, 2,000 cost Redis a fifth more
 READ_BYTES = 1024 * 1024  # a reply is read in pieces of that size; the default, 64 KB, costs many more system calls
 VERSIONS_PER_HASH = 100  # below hash-max-listpack-entries (128): 1.5 million versions take some 50 MB instead of 150
@@ -186,7 +186,7 @@ class RedisQueue:
         with self.available():
             connection: Any = self._redis.connection_pool.get_connection()
             try:
-                connection.send_packed_command(connection.pack_commands(commands))
+                connection.send_packed_command(packed(commands))
             except exceptions.RedisError:
                 connection.disconnect()
                 self.give_back(connection)
@@ -207,9 +207,17 @@ class RedisQueue:
         with self.available():
             return script(keys=keys, args=arguments)
 
+    def _large_script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """As `script`, for hundreds of kilobytes: Redis takes in one part while the next is packed."""
+        return self.ask(self._evaluation(name, keys, arguments)).answer()
+
+    def _evaluation(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Command:
+        # By its text: a server that has forgotten its scripts would refuse the digest.
+        return ("EVAL", _lua(name), len(keys), *keys, *arguments)
+
     def _script(self, name: str) -> "Script":
         if name not in self._scripts:
-            self._scripts[name] = self._redis.register_script((LUA / f"{name}.lua").read_text())
+            self._scripts[name] = self._redis.register_script(_lua(name))
         return self._scripts[name]
 
     def lasting_script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
@@ -281,14 +289,15 @@ class RedisQueue:
     ) -> Pushed:
         floor = self.keys.state(f"{source}_floor")
         keys = [stream, self.keys.dead_letters(stream), self.keys.seen(source), *cursor, floor]
-        arguments: list[Any] = [*place, source, utc_now(), *(after or ("", ""))]
+        arguments: list[Argument] = [*place, source, utc_now(), *(after or ("", ""))]
         # One argument of all identities, made short: as arguments of their own they took a fifth of the time.
         digests = b"".join([sha256(offer.identity.encode()).digest() for offer in offers])
-        faults = [(place, offer.identity, offer.fault) for place, offer in enumerate(offers, 1) if offer.fault]
-        arguments += (" ".join([str(offer.timestamp) for offer in offers]), digests)
-        arguments += (len(faults), *chain.from_iterable(faults))
+        faulty = [(number, offer) for number, offer in enumerate(offers, 1) if offer.fault]
+        arguments += (" ".join([str(offer.timestamp) for offer in offers]), digests, len(faulty))
+        for number, offer in faulty:
+            arguments += (number, offer.identity, offer.fault)
         arguments += [offer.data for offer in offers]
-        pushed = Pushed(*self.script("publish_new", keys, arguments))
+        pushed = Pushed(*self._large_script("publish_new", keys, arguments))
         if pushed.added < 0:
             raise CursorLost(f"Redis has forgotten that {source} was published up to {after}")
         return pushed
@@ -432,8 +441,6 @@ class RedisQueue:
         return written, dead, self._ours(route, entries)
 
     def _completions(self, route: Route, target: str, results: Sequence[Result], held: Held | None) -> list[Command]:
-        # By its text: a server that has forgotten its scripts would refuse the digest.
-        script = self._script("complete").script
         consumer, holder, entries = held or ("", "", 0)
         keys = (route.stream, target, self.keys.dead_letters(route.stream), self.keys.lease(consumer))
         now = utc_now()
@@ -443,11 +450,12 @@ class RedisQueue:
             done = [result for result in piece if not result.fault]
             ids = b" ".join([result.entry_id for result in done])
             left = entries - start  # when the pieces before are done
-            arguments = [route.group, now, consumer, holder, left, ids, *[result.data for result in done]]
+            arguments: list[Argument] = [route.group, now, consumer, holder, left, ids]
+            arguments += [result.data for result in done]
             for result in piece:
                 if result.fault:
                     arguments += (result.entry_id, result.data, result.fault)
-            commands.append(("EVAL", script, len(keys), *keys, *arguments))
+            commands.append(self._evaluation("complete", keys, arguments))
         return commands
 
     # --- taking over from the dead -------------------------------------------------------------------------------
@@ -589,6 +597,11 @@ class RedisQueue:
 def utc_now() -> str:
     """The time as dead letters carry it: ISO, UTC, seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@cache
+def _lua(name: str) -> str:
+    return (LUA / f"{name}.lua").read_text()
 
 
 def _connect(settings: Settings) -> Redis:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from common.clickhouse import ClickHouse
 from common.errors import Unavailable
-from common.redis_queue import Command, Question, RedisQueue
+from common.redis_queue import Question, RedisQueue
+from common.resp import Command
 from common.tables import Table
 from processors.clickhouse_writer import ClickHouseWriter
 from processors.trade_processor import TradeProcessor

@@ -114,9 +114,9 @@ MUTATIONS = (
     Mutation(
         "cursor moved before the push",
         QUEUE,
-        '        pushed = Pushed(*self.script("publish_new", keys, arguments))',
+        '        pushed = Pushed(*self._large_script("publish_new", keys, arguments))',
         '        self.call("MSET", cursor[0], place[0], cursor[1], place[1])\n'
-        '        pushed = Pushed(*self.script("publish_new", keys, arguments))',
+        '        pushed = Pushed(*self._large_script("publish_new", keys, arguments))',
         f"{ENUMERATED} {QUEUE_TESTS}",
     ),
     Mutation(
