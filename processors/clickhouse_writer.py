@@ -175,7 +175,6 @@ class ClickHouseWriter:
             self._queue.ensure_group(channel.route)
         self._lease = self._acquire()
         self._manifests = Manifests(self._queue, self._lease)
-        self._load_manifests()
 
     @property
     def instance(self) -> str:
@@ -324,6 +323,7 @@ class ClickHouseWriter:
         """What is due every few seconds: lease, batches and entries of dead writers, trimming."""
         if now >= self._next_care_at:
             self._lease.renew()
+            self._load_manifests()
             there_may_be_more = [self._look_after(channel, now) for channel in self._channels]
             self._next_care_at = now if any(there_may_be_more) else now + self._settings.lease_s / 3
         if now >= self._next_trim_at:
@@ -355,7 +355,13 @@ class ClickHouseWriter:
         return any(claimed)
 
     def _load_manifests(self) -> None:
-        """Queue the batches under our name that a writer before us has fixed."""
+        """Queue the batches under our name that others have fixed: a writer before us, or one whose we have adopted.
+
+        Looked for with every care, since the reply that told of them may have been lost; and before anything is read.
+        """
+        ours = {manifest.token for channel in self._channels for manifest in channel.fixed}
+        if ours.issuperset(self._manifests.tokens()):
+            return
         for manifest in self._manifests.load():
             next(channel for channel in self._channels if channel.table.name == manifest.table).recover(manifest)
 
@@ -374,12 +380,12 @@ class ClickHouseWriter:
     def _start_over(self, lost: LeaseLost) -> None:
         """Others may hold our batches and entries by now: drop them, and go on under a new lease."""
         self._log.warning("lease lost: %s; starting over", lost)
+        self._next_care_at = 0.0  # the next step begins with it, wherever this one may fail
         wait([channel.insert.answer for channel in self._channels if channel.insert])
         self._lease = self._acquire()
         self._manifests = Manifests(self._queue, self._lease)
         for channel in self._channels:
             channel.start_over(self._lease.consumer)
-        self._load_manifests()
 
 
 def build(context: Context) -> ClickHouseWriter:

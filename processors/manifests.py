@@ -22,6 +22,10 @@ class Manifests:
         fields: list[bytes] = self._queue.call("HGETALL", self._key)
         return [Manifest.decode(fields[i], fields[i + 1]) for i in range(0, len(fields), 2)]
 
+    def tokens(self) -> set[str]:
+        """The tokens of all of them."""
+        return {token.decode() for token in self._queue.call("HKEYS", self._key)}
+
     def begin(self, manifest: Manifest) -> None:
         """Fix a batch, before its first insert. Doing it again changes nothing.
 

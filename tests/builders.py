@@ -123,6 +123,11 @@ class Pipeline:
     def make_tables(self) -> None:
         apply_schema(self.clickhouse, self.settings.pipeline_mode, lambda _: None)
 
+    def stop_merges(self, *tables: str) -> None:
+        """Keep merges from removing rows that were inserted twice."""
+        for table in tables:
+            self.clickhouse.command(f"SYSTEM STOP MERGES {self.settings.clickhouse_database}.{table}")
+
     def new_queue(self) -> RedisQueue:
         queue = RedisQueue(self.settings)
         self._queues.append(queue)

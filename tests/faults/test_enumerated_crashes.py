@@ -79,6 +79,7 @@ def tables(base_settings: Settings) -> Iterator[Pipeline]:
     """Yield the pipeline that has the tables; its markets are there."""
     with open_pipeline(base_settings) as pipeline:
         pipeline.make_tables()
+        pipeline.stop_merges("order_filled", "trades")
         pipeline.clickhouse.batch_insert(MARKETS, b"\n".join(encode(market) for market in LISTED), "markets")
         yield pipeline
 

@@ -131,8 +131,7 @@ def test_time_before_the_first_exchange_is_not_missed(pipeline: Pipeline) -> Non
 
 
 def test_rows_inserted_twice_are_counted_and_change_no_other_number(complete: Pipeline) -> None:
-    complete.clickhouse.command(f"SYSTEM STOP MERGES {complete.settings.clickhouse_database}.trades")
-    complete.clickhouse.command(f"SYSTEM STOP MERGES {complete.settings.clickhouse_database}.order_filled")
+    complete.stop_merges("trades", "order_filled")
     before = the_day(ask(complete))
     add_fills(complete, fill(2), token="again")
     add_trades(complete, fill(2), fill(4), token="again")

@@ -35,11 +35,6 @@ def insert(pipeline: Pipeline, table: Table, rows: bytes, token: str = "t1") -> 
     pipeline.clickhouse.batch_insert(table, rows, token)
 
 
-def stop_merges(pipeline: Pipeline, table: str) -> None:
-    """Keep rows as they were stored, however old their parts become."""
-    pipeline.clickhouse.command(f"SYSTEM STOP MERGES {pipeline.settings.clickhouse_database}.{table}")
-
-
 def one_as_text(pipeline: Pipeline, table: str, columns: str) -> tuple[Any, ...]:
     texts = ", ".join(f"toString({column})" for column in columns.split())
     [row] = pipeline.clickhouse.query(f"SELECT {texts} FROM {pipeline.settings.clickhouse_database}.{table}")
@@ -55,14 +50,14 @@ class TestTokens:
         assert pipeline.count("order_filled") == 100
 
     def test_the_same_rows_with_another_token_are_there_twice_and_once_with_final(self, pipeline: Pipeline) -> None:
-        stop_merges(pipeline, "order_filled")
+        pipeline.stop_merges("order_filled")
         insert(pipeline, ORDER_FILLED, fills(10), "one")
         insert(pipeline, ORDER_FILLED, fills(10), "two")
         assert pipeline.count("order_filled") == 20
         assert pipeline.count("order_filled FINAL") == 10
 
     def test_equal_rows_with_tokens_of_their_own_are_not_swallowed(self, pipeline: Pipeline) -> None:
-        stop_merges(pipeline, "order_filled")
+        pipeline.stop_merges("order_filled")
         insert(pipeline, ORDER_FILLED, fills(1), "one")
         insert(pipeline, ORDER_FILLED, fills(1, maker="0x1"), "two")
         assert pipeline.count("order_filled") == 2

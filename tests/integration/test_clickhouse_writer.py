@@ -401,6 +401,38 @@ class SplittingWriter:
         raise AssertionError("not done after 200 steps")
 
 
+def heir_of_a_batch(pipeline: Pipeline, first: int) -> tuple[ClickHouseWriter, ClickHouseWriter]:
+    """A writer whose batch of five fills is in the table and not acknowledged, and one beside it whose calls may fail.
+
+    The first has read three more: who took all eight for new ones would make another batch. The second looks after the
+    others only when it is told to, or has failed to.
+    """
+    settings = pipeline.settings.model_copy(update={"clickhouse_writer_max_wait": 1e-9, "lease_s": 1000})
+    dead = pipeline.writer(clickhouse_writer_max_wait=1e-9, lease_s=1000)
+    pipeline.add_fills(range(first, first + 5))
+    step_until_answered(pipeline, dead)
+    pipeline.add_fills(range(first + 5, first + 8))
+    queue, route = pipeline.new_queue(), events_of(pipeline, dead).route
+    assert [len(queue.read_from_stream(route, dead.instance, 10)) for _ in range(2)] == [5, 3]
+    heir = sabotaged_writer(Pipeline(settings), Saboteur(FAILURES[0], 0))
+    heir.step()
+    return dead, heir
+
+
+def finish(pipeline: Pipeline, writer: ClickHouseWriter) -> None:
+    """Step until all is done. A lease that was taken without its holder's knowledge runs out meanwhile."""
+    for number in range(1, 100):
+        with suppress(Unavailable):
+            writer.step()
+            if all_done(pipeline):
+                return
+        if number % 5 == 0:
+            care_now(writer)
+        if number == 50:
+            pipeline.expire_leases()
+    raise AssertionError("not done after 100 steps")
+
+
 def run_through_failures(pipeline: Pipeline, writer: ClickHouseWriter) -> None:
     def advance() -> bool:
         care_now(writer)
@@ -503,6 +535,28 @@ class TestLeases:
         care_now(writer)
         run(pipeline, writer)
         assert_fills_once(pipeline, range(10))
+
+    @pytest.mark.parametrize("name", ["the dead one's name", "its own name"])
+    @pytest.mark.parametrize("failure", FAILURES[2:], ids=str)
+    def test_any_call_of_taking_over_a_batch_may_fail(self, pipeline: Pipeline, failure: Failure, name: str) -> None:
+        """The batch is in the table and not acknowledged. Who has lost its own name takes the smallest free one."""
+        pipeline.stop_merges("order_filled")
+        runs = 0
+        for saboteur in every_call(failure):
+            pipeline.expire_leases()
+            dead, heir = heir_of_a_batch(pipeline, runs * 10)
+            pipeline.queue.call("DEL", dead._lease.key)
+            if name != "its own name":
+                pipeline.queue.call("DEL", heir._lease.key)
+            heir._queue.saboteur = heir._clickhouse.saboteur = saboteur  # type: ignore[attr-defined]
+            care_now(heir)
+            finish(pipeline, heir)
+            pipeline.expire_leases()
+            finish(pipeline, pipeline.writer())
+            assert not pipeline.queue.call("KEYS", pipeline.queue.keys.manifests("*"))
+            runs += 1
+        assert runs > 5
+        assert pipeline.ids("order_filled") == sorted(make_fill(r * 10 + i).id for r in range(runs) for i in range(8))
 
     def test_looking_for_them_does_not_keep_a_batch_from_filling(self, pipeline: Pipeline) -> None:
         writer, inserts = watched_writer(pipeline, clickhouse_writer_batch_size=10, clickhouse_writer_max_wait=30)
