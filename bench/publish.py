@@ -1,6 +1,6 @@
 """Fills in memory to stream:order_events through the exactly-once hand-over, a page of 1,000 at a time.
 
-The floor: the same bytes added by a script that does nothing else.
+The floor: the same bytes added by a script that does nothing else, sent as redis-py sends them.
 """
 
 import statistics
@@ -16,7 +16,7 @@ from common.redis_queue import Offer, Position
 
 FILLS = 100_000
 PAGE = 1000
-ROUNDS = 7
+ROUNDS = 7  # of a second each, since the machine differs from one to the next
 WINDOW_S = 120
 GOAL = 60_000
 

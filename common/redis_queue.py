@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common.config import Settings
-from common.errors import ConfigError, CursorLost, PipelineError, Unavailable
+from common.errors import ConfigError, CursorLost, Unavailable
 from common.keys import Keys, Route
 from common.resp import Argument, Command, packed
 
@@ -145,7 +145,7 @@ class Question:
         try:
             with self._queue.available():
                 reply = self._connection.read_response()
-        except (PipelineError, exceptions.RedisError):
+        except BaseException:
             self.drop()
             raise
         self.open -= 1
@@ -187,7 +187,7 @@ class RedisQueue:
             connection: Any = self._redis.connection_pool.get_connection()
             try:
                 connection.send_packed_command(packed(commands))
-            except exceptions.RedisError:
+            except BaseException:  # a part may have gone out
                 connection.disconnect()
                 self.give_back(connection)
                 raise
@@ -212,7 +212,7 @@ class RedisQueue:
         return self.ask(self._evaluation(name, keys, arguments)).answer()
 
     def _evaluation(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Command:
-        # By its text: a server that has forgotten its scripts would refuse the digest.
+        """A script by its text: a server that has forgotten its scripts would refuse the digest."""
         return ("EVAL", _lua(name), len(keys), *keys, *arguments)
 
     def _script(self, name: str) -> "Script":

@@ -5,7 +5,8 @@
 -- published ('' if nothing), the offers' times separated by spaces, their identities' SHA-256 one after the other, number
 -- of faults, then per fault: place of its offer, identity, reason; then per offer: data
 -- Returns {added, dead, known}, or {-1, 0, 0} when Redis has forgotten what was published: the pages in between are lost.
-local call, sub, DIGEST = redis.call, string.sub, 32 -- bytes; what an offer needs is looked up once
+local DIGEST = 32 -- bytes of a SHA-256
+local call, sub = redis.call, string.sub -- looked up once, not for each offer
 local position_time, position_id, window = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local cursor_time = tonumber(call('GET', KEYS[4]) or '-1')
 local cursor_id = call('GET', KEYS[5]) or ''
@@ -17,8 +18,8 @@ local floor = math.max(tonumber(call('GET', KEYS[6]) or '-1'), cursor_time - win
 local added, dead, known = 0, 0, 0
 local times, faults = {}, {}
 for time in string.gmatch(ARGV[8], '%S+') do times[#times + 1] = time end
-local digests, first = ARGV[9], 11 + 3 * tonumber(ARGV[10]) -- the first offer's place
-for i = 11, first - 1, 3 do faults[tonumber(ARGV[i])] = {identity = ARGV[i + 1], reason = ARGV[i + 2]} end
+local digests, first_offer = ARGV[9], 11 + 3 * tonumber(ARGV[10]) -- the first offer's place
+for i = 11, first_offer - 1, 3 do faults[tonumber(ARGV[i])] = {identity = ARGV[i + 1], reason = ARGV[i + 2]} end
 local here = {}
 local function publish(from, to)
   local asked, remember, count = {}, {}, 0
@@ -32,7 +33,7 @@ local function publish(from, to)
     else
       here[digest] = true
       remember[count + 1], remember[count + 2], count = time, digest, count + 2
-      local data = ARGV[first + place - 1]
+      local data = ARGV[first_offer + place - 1]
       if fault then
         call('XADD', KEYS[2], '*', 'data', data, 'reason', fault.reason, 'source_stream', ARGV[4], 'entry_id',
           fault.identity, 'attempts', '1', 'at', ARGV[5])

@@ -134,6 +134,20 @@ MUTATIONS = (
         "tests/integration/test_clickhouse_writer.py",
     ),
     Mutation(
+        "batches under its own name not looked for",
+        "processors/clickhouse_writer.py",
+        "            self._load_manifests()\n            there_may_be_more",
+        "            there_may_be_more",
+        "tests/integration/test_clickhouse_writer.py",
+    ),
+    Mutation(
+        "a connection used again with replies to come",
+        QUEUE,
+        "            self.open = 0\n            self._connection.disconnect()",
+        "            self.open = 0",
+        QUEUE_TESTS,
+    ),
+    Mutation(
         "seen ids ignored",
         "common/lua/publish_new.lua",
         "if seen[place - from + 1] or here",

@@ -1,4 +1,4 @@
-"""Each benchmark runs, on few records; how fast is not asked here."""
+"""The benchmarks that do with few records run; how fast is not asked here."""
 
 import json
 import subprocess

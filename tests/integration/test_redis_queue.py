@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis import exceptions
 
 from common.config import Settings
 from common.dead_letters import newest_dead_letters
@@ -154,6 +155,13 @@ class TestPushBatch:
         _, letters = newest_dead_letters(queue, stream, 10)
         told = sorted((letter.entry_id, letter.data, letter.reason) for letter in letters)
         assert told == [(f"fault:{place}", b"?%d" % place, f"reason {place}") for place in range(3)]
+
+    def test_faults_are_found_wherever_they_are_on_a_large_page(self, queue: RedisQueue, stream: str) -> None:
+        bad = [0, 999, 1000, 2000]
+        page = [offer(f"{i:04d}", 100, "bad" if i in bad else "") for i in range(2001)]
+        assert push(queue, stream, (100, "z"), *page) == (1997, 4, 0)
+        _, letters = newest_dead_letters(queue, stream, 10)
+        assert sorted(letter.entry_id for letter in letters) == ["0000", "0999", "1000", "2000"]
 
     @pytest.mark.parametrize("identity", ["", "a b", "a\nb", "é" * 5000])
     def test_an_id_of_any_shape_is_one_id_and_takes_32_bytes(
@@ -655,6 +663,10 @@ class TestMonitoring:
         assert sorted(queue.unknown_tokens(10)) == ["2", "3"]
 
 
+def connections_in_use(queue: RedisQueue) -> int:
+    return len(queue._redis.connection_pool._in_use_connections)
+
+
 class TestTrouble:
     """A server that is away, full, read-only or locked."""
 
@@ -754,3 +766,20 @@ class TestTrouble:
     def test_a_name_without_prefix_is_not_touched(self, queue: RedisQueue, queue_settings: Settings) -> None:
         assert queue.keys("x") == f"{queue_settings.key_prefix}x"
         assert queue.keys.lease("w-1").startswith(queue_settings.key_prefix)
+
+    def test_replies_after_a_failed_one_reach_nobody_else(self, queue: RedisQueue) -> None:
+        question = queue.ask(("HGET", "wrong"), ("BLPOP", queue.keys("nothing"), 1))  # the second answers late
+        with pytest.raises(exceptions.ResponseError):
+            question.answer()
+        assert connections_in_use(queue) == 0
+        assert queue.call("ECHO", "mine") == b"mine"
+        assert queue.ask(("ECHO", "mine")).answer() == b"mine"
+
+    def test_a_command_that_can_not_be_packed_leaves_nothing_behind(self, queue: RedisQueue, stream: str) -> None:
+        """It is half sent by then."""
+        rest: tuple[Any, ...] = ("data", "x") * 1000
+        with pytest.raises(TypeError):
+            queue.ask(("XADD", stream, "*", *rest, "odd", None))  # type: ignore[arg-type]
+        assert connections_in_use(queue) == 0
+        assert queue.call("ECHO", "mine") == b"mine"
+        assert not queue.call("EXISTS", stream)

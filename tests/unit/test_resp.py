@@ -1,6 +1,10 @@
 """Commands as bytes."""
 
+from typing import Any
+
 import hiredis
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +22,14 @@ def by_another_client(command: Command) -> bytes:
 @given(st.lists(COMMANDS, max_size=5))
 def test_it_is_what_another_client_sends(commands: list[Command]) -> None:
     assert b"".join(packed(commands)) == b"".join(by_another_client(command) for command in commands)
+
+
+@pytest.mark.parametrize(
+    "argument", [None, 1.5, bytearray(b"x"), msgspec.Raw(b"x")], ids=["None", "float", "bytearray", "Raw"]
+)
+def test_what_has_no_one_way_to_be_bytes_is_refused(argument: Any) -> None:
+    with pytest.raises(TypeError):
+        list(packed([("XADD", argument)]))
 
 
 def test_a_large_command_goes_out_in_parts() -> None:
