@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import clickhouse_connect
@@ -14,7 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from common.config import Settings
 from common.errors import ConfigError, RefusedRows, Unavailable
-from common.tables import MARKET_TOKENS, Table
+from common.tables import MARKET_TOKENS, MARKETS, Table
 
 # Pinned per insert, because servers' defaults differ and changed (async_insert is on by default since 26.2).
 INSERT_SETTINGS: Mapping[str, str | int] = {
@@ -37,6 +38,9 @@ RETRY = frozenset(
 )
 SCHEMA = frozenset({8, 10, 16, 20, 36, 42, 43, 44, 46, 47, 48, 57, 60, 62, 81, 115, 179, 497})  # wrong for every row
 DENIED = frozenset({192, 193, 194, 516})
+LOOKED_FOR = 500  # keys a query: 40 KB of statement
+OLDEST, NEWEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # versions that are compared
+OLDEST_VERSION = -(2**63)
 LOST_ATTEMPTS = 3  # to insert rows whose token is remembered without them
 
 
@@ -102,29 +106,39 @@ class ClickHouse:
             raise Unavailable(f"ClickHouse at {self._where} takes rows of {table.name} and does not show them")
 
     def _has(self, table: Table, rows: bytes) -> bool:
-        """Whether there is a row of each part that a batch makes: one a month, for markets one of their tokens, too.
+        """Whether the rows of a batch are there.
 
-        A part is there as a whole or not at all.
+        Of fills and trades one a month is looked for: they make a part a month, which is there as a whole or not at
+        all. Markets and their tokens are looked for one by one, since any of them may have come again by another batch.
         """
-        samples: dict[tuple[str, bool], _Sample] = {}
+        samples = []
         for row in rows.split(b"\n"):
             with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # an odd row is no sample
-                sample = _decode_sample(row)
-                month = time.strftime("%Y%m", time.gmtime(sample.timestamp))
-                samples.setdefault((month, bool(sample.token_ids)), sample)
-        same = "timestamp = toDateTime({time:UInt32}, 'UTC')" if table.partition_by else _AS_NEW
-        for sample in samples.values():
-            if not self._finds(table, f"id = {{id:String}} AND {same}", sample.id, sample):
-                return False
-            if sample.token_ids and not self._finds(
-                MARKET_TOKENS, f"token_id = {{id:String}} AND {_AS_NEW}", sample.token_ids[0], sample
-            ):
+                samples.append(_decode_sample(row))
+        if table.name == MARKETS.name:
+            markets = {sample.id: sample.version() for sample in samples}
+            tokens = {token: sample.version() for sample in samples for token in sample.token_ids}
+            return self._has_versions(MARKETS, "id", markets) and self._has_versions(MARKET_TOKENS, "token_id", tokens)
+        sql = (
+            f"SELECT count() FROM {self.database}.{table.name} "  # noqa: S608 - names are our own
+            "WHERE id = {id:String} AND timestamp = toDateTime({time:UInt32}, 'UTC')"
+        )
+        months = {time.strftime("%Y%m", time.gmtime(sample.timestamp)): sample for sample in samples}
+        return all(self.query(sql, {"id": sample.id, "time": sample.timestamp}) != [(0,)] for sample in months.values())
+
+    def _has_versions(self, table: Table, key: str, versions: Mapping[str, int]) -> bool:
+        """Whether the table has all of them, as new as that or newer."""
+        sql = (
+            f"SELECT {key}, toUnixTimestamp64Micro(max(updated_at)) FROM {self.database}.{table.name} "  # noqa: S608
+            f"WHERE {key} IN {{keys:Array(String)}} GROUP BY {key}"
+        )
+        wanted = sorted(versions)
+        for start in range(0, len(wanted), LOOKED_FOR):
+            keys = wanted[start : start + LOOKED_FOR]
+            found = dict(self.query(sql, {"keys": keys}))
+            if any(each not in found or found[each] < versions[each] for each in keys):
                 return False
         return True
-
-    def _finds(self, table: Table, condition: str, identity: str, sample: "_Sample") -> bool:
-        sql = f"SELECT count() FROM {self.database}.{table.name} WHERE {condition}"  # noqa: S608 - names are our own
-        return self.query(sql, {"id": identity, "time": sample.timestamp, "version": sample.updated_at}) != [(0,)]
 
     def close(self) -> None:
         if self._client is not None:
@@ -162,12 +176,17 @@ class _Sample(msgspec.Struct):
 
     id: str
     timestamp: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0  # fills and trades; it tells the partition
-    updated_at: str = ""  # markets; a newer version may have replaced this one
+    updated_at: datetime | None = None  # markets
     token_ids: list[str] = []  # markets
+
+    def version(self) -> int:
+        """Unix microseconds; what ClickHouse could not tell, is any version."""
+        if self.updated_at is None or not self.updated_at.tzinfo or not OLDEST < self.updated_at < NEWEST:
+            return OLDEST_VERSION
+        return (self.updated_at - OLDEST) // timedelta(microseconds=1)
 
 
 _decode_sample = msgspec.json.Decoder(_Sample).decode
-_AS_NEW = "updated_at >= parseDateTime64BestEffortOrZero({version:String}, 6, 'UTC')"
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,45 @@ class TestTokens:
         assert pipeline.count("market_tokens") == 0
         pipeline.clickhouse.insert_again(MARKETS, markets, "t1")
         assert pipeline.count("market_tokens") == count
+
+    def test_markets_that_are_missing_beside_one_that_came_again_are_inserted(self, pipeline: Pipeline) -> None:
+        markets = lines([make_market(1), make_market(2), make_market(3)])
+        insert(pipeline, MARKETS, markets)
+        for table in ("markets", "market_tokens"):
+            stored = f"{pipeline.settings.clickhouse_database}.{table}"
+            pipeline.clickhouse.command(f"ALTER TABLE {stored} DELETE WHERE 1 SETTINGS mutations_sync = 1")
+        newer = make_market(1, updated_at=datetime(2026, 1, 1, tzinfo=UTC))
+        pipeline.clickhouse.batch_insert(MARKETS, lines([newer]), "another")
+        pipeline.clickhouse.insert_again(MARKETS, markets, "t1")
+        assert pipeline.count("markets", "uniqExact(id)") == 3
+        assert pipeline.count("market_tokens", "uniqExact(token_id)") == 6
+
+    def test_tokens_of_an_older_version_are_not_those_of_the_batch(self, pipeline: Pipeline) -> None:
+        older = make_market(1, updated_at=datetime(2025, 1, 1, tzinfo=UTC), outcomes=["No", "Yes"])
+        pipeline.clickhouse.batch_insert(MARKETS, lines([older]), "older")
+        insert(pipeline, MARKETS, market := lines([make_market(1)]))
+        stored = f"{pipeline.settings.clickhouse_database}.market_tokens"
+        pipeline.clickhouse.command(
+            f"ALTER TABLE {stored} DELETE WHERE updated_at > '2025-06-01' SETTINGS mutations_sync = 1"
+        )
+        pipeline.clickhouse.insert_again(MARKETS, market, "t1")
+        assert pipeline.count("market_tokens", "countIf(outcome = 'Yes' AND side = 'token1')") == 1
+
+    @pytest.mark.parametrize("identity", ["it's", "a\\b", "a\tb", "é", "[1,2]", "a'); --", "\x00"])
+    def test_a_market_of_an_odd_id_is_found(self, pipeline: Pipeline, identity: str) -> None:
+        pipeline.stop_merges("markets")
+        market = lines([make_market(1, id=identity, token_ids=[f"7{identity}"], outcomes=["Yes"])])
+        for _ in range(2):
+            pipeline.clickhouse.insert_again(MARKETS, market, "odd")
+        assert pipeline.count("markets") == 1
+
+    @pytest.mark.parametrize("updated_at", ["1800-01-01T00:00:00Z", "9999-01-01T00:00:00Z", "2025-01-01T00:00:00", "?"])
+    def test_a_market_of_an_odd_version_is_no_obstacle(self, pipeline: Pipeline, updated_at: str) -> None:
+        row = b'{"id":"1","token_ids":["7"],"outcomes":["Yes"],"updated_at":"%s"}' % updated_at.encode()
+        for _ in range(2):
+            with suppress(RefusedRows):
+                pipeline.clickhouse.insert_again(MARKETS, row, "odd")
+        assert pipeline.count("markets") <= 1
 
     @pytest.mark.parametrize("timestamp", [-1, 2**40, '"2026-01-01"'])
     def test_a_row_that_can_not_be_looked_for_is_no_obstacle(self, pipeline: Pipeline, timestamp: object) -> None:
