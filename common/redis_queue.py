@@ -6,7 +6,7 @@ begins with `reread_pending`: entries of the reply that was lost are his.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
@@ -142,12 +142,11 @@ class Question:
 
     def answer(self) -> Any:
         """The next command's raw reply. Raises as `RedisQueue.call` does; what took effect is unknown then."""
-        try:
+        with ExitStack() as failing:
+            failing.callback(self.drop)
             with self._queue.available():
                 reply = self._connection.read_response()
-        except BaseException:
-            self.drop()
-            raise
+            failing.pop_all()
         self.open -= 1
         if not self.open:
             self._queue.give_back(self._connection)
@@ -183,15 +182,13 @@ class RedisQueue:
 
     def ask(self, *commands: Command) -> Question:
         """Send commands together, on a connection of their own."""
-        with self.available():
+        with self.available(), ExitStack() as failing:
             connection: Any = self._redis.connection_pool.get_connection()
-            try:
-                connection.send_packed_command(packed(commands))
-            except BaseException:  # a part may have gone out
-                connection.disconnect()
-                self.give_back(connection)
-                raise
-        return Question(self, connection, len(commands))
+            question = Question(self, connection, len(commands))
+            failing.callback(question.drop)  # a part may have gone out
+            connection.send_packed_command(packed(commands))
+            failing.pop_all()
+        return question
 
     def give_back(self, connection: Any) -> None:
         self._redis.connection_pool.release(connection)
