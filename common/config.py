@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     clickhouse_database: str = Field("polymarket", pattern=_NAME_PATTERN, description="database that holds the tables")
     clickhouse_user: str = Field("default", description="user with INSERT, SELECT and, for setup_schema.py, CREATE")
     clickhouse_password: SecretStr = Field(SecretStr(""), description="its password; empty by default")
+    clickhouse_unrestricted: bool = Field(
+        default=False,
+        description="let clients of the embedded ClickHouse use the whole engine, with the rights of its process: "
+        "files, URLs, other servers, commands; by default they get its tables alone",
+    )
     clickhouse_timeout_s: float = Field(
         30.0,
         gt=0,

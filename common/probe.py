@@ -41,6 +41,7 @@ SHELL_SETTINGS = (
     "clickhouse_database",
     "clickhouse_user",
     "clickhouse_password",
+    "clickhouse_unrestricted",
     "dashboard_host",
     "dashboard_port",
     "log_dir",

@@ -20,6 +20,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, cast
 
 from embedded import data_directory
+from embedded.access.catalogue import SETTING
 from embedded.engine import Engine
 from embedded.http_answer import Identity
 from embedded.http_handler import Handler
@@ -29,6 +30,7 @@ from embedded.sessions import Sessions
 
 EXIT_CONFIG = 2  # a restart does not help: the arguments or the machine must change
 PROBE_TIMEOUT_S = 2.0
+TRUE_WORDS = frozenset({"1", "on", "t", "true", "y", "yes"})  # as the pipeline's settings are read
 STATEMENTS_AT_ONCE = 16
 STATEMENT_WAIT_LIMIT_S = 30.0
 CONNECTIONS_AT_ONCE = 256
@@ -46,6 +48,7 @@ class ServerSettings:
     max_memory_bytes: int
     stop_limit_s: float
     credentials: Credentials
+    unrestricted: bool  # clients may use all of the engine, with this process' rights
 
 
 class Endpoint(ThreadingMixIn, TCPServer):
@@ -112,7 +115,7 @@ def serve(settings: ServerSettings) -> None:
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before any thread starts, so that sigwait alone receives them
     data_directory.claim(settings.path)
-    engine = Engine(settings.path.resolve(), settings.max_memory_bytes)
+    engine = Engine(settings.path.resolve(), settings.max_memory_bytes, unrestricted=settings.unrestricted)
     endpoint = Endpoint(settings, engine)
     threading.Thread(target=endpoint.serve_forever, name="accept", daemon=True).start()
     _log.info("serving %s on %s:%d", settings.path, settings.host, settings.port)
@@ -153,8 +156,9 @@ def parse_arguments(arguments: list[str], environment: Mapping[str, str]) -> Ser
     credentials = Credentials(
         environment.get("CLICKHOUSE_USER") or "default", environment.get("CLICKHOUSE_PASSWORD", "")
     )
+    unrestricted = environment.get(SETTING, "").strip().lower() in TRUE_WORDS
     return ServerSettings(
-        parsed.host, parsed.port, parsed.path, parsed.max_memory_bytes, parsed.stop_limit_s, credentials
+        parsed.host, parsed.port, parsed.path, parsed.max_memory_bytes, parsed.stop_limit_s, credentials, unrestricted
     )
 
 

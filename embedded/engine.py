@@ -15,6 +15,9 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from embedded import errors
+from embedded.access import grants
+from embedded.access.parser import Parser
+from embedded.access.policy import Policy, TablesOnly, Unrestricted
 from embedded.statement import Insert
 
 _chdb: Any = importlib.import_module("chdb._chdb")  # its type stub leaves the connections out
@@ -46,9 +49,11 @@ class Statistics:
 class Connection:
     """One connection to the engine, for one thread at a time. Its methods raise ClickHouseError."""
 
-    def __init__(self, raw: Any, incoming: Path) -> None:
+    def __init__(self, raw: Any, incoming: Path, policy: Policy) -> None:
         self._raw = raw
         self._incoming = incoming
+        self._policy = policy
+        self._parameters: Mapping[str, str] = {}
         self.statistics = Statistics()
 
     def close(self) -> None:
@@ -57,18 +62,21 @@ class Connection:
     def prepare(self, database: str, settings: Mapping[str, str], parameters: Mapping[str, str]) -> None:
         """Make the database, the settings and the query parameters those of the next statement."""
         self.statistics = Statistics()
+        self._policy.permit_settings(settings)
+        self._parameters = parameters
         values = {**_LIKE_THE_SERVER, **settings, **{f"param_{name}": value for name, value in parameters.items()}}
         self.run("SET " + ", ".join(f"{name}={quoted(value)}" for name, value in values.items()))
         if database:
             self.run(f"USE {quoted(database, '`')}")
 
     def run(self, sql: str) -> None:
-        """Execute a statement whose result nobody reads."""
+        """Execute a statement of our own, or again one that was permitted, whose result nobody reads."""
         with _engine_errors():
             self._raw.query(sql, "Null")
 
     def query(self, sql: bytes, format_name: str) -> Generator[memoryview]:
         """Execute any statement and return its result, encoded, as one piece that lives in the engine's memory."""
+        self._policy.permit(sql, self._parameters)
         with _engine_errors():
             result = self._raw.query(sql, format_name)
             self.statistics.add(result)
@@ -77,6 +85,7 @@ class Connection:
 
     def stream(self, sql: bytes, format_name: str) -> Generator[bytes]:
         """Execute a SELECT and yield its result block by block, in bounded memory; closing the iterator cancels it."""
+        self._policy.permit(sql, self._parameters)
         with _engine_errors():
             running = self._raw.send_query(sql, format_name)
         try:
@@ -103,11 +112,14 @@ class Connection:
         storing: rows that violate a constraint vanished and the insert was reported as done (chdb 4.4.0).
         """
         with NamedTemporaryFile(dir=self._incoming) as file:
+            sql = insert.reading_from(quoted(file.name).encode())
+            self._policy.permit(sql, self._parameters, file.name)
             file.writelines(pieces)
             file.flush()
-            source = quoted(file.name).encode()
+            if insert.format.lower() == "values":
+                self._policy.permit_values(Path(file.name), self._parameters)
             with _engine_errors():
-                self.statistics.add(self._raw.query(insert.reading_from(source), "Null"))
+                self.statistics.add(self._raw.query(sql, "Null"))
 
 
 @contextmanager
@@ -126,21 +138,36 @@ def quoted(text: str, quote: str = "'") -> str:
 class Engine:
     """The running engine; one per process and path, which the caller has to make sure of."""
 
-    def __init__(self, path: Path, max_memory_bytes: int) -> None:
+    def __init__(self, path: Path, max_memory_bytes: int, *, unrestricted: bool = False) -> None:
+        """`unrestricted`: clients may use all that the engine can do, with the rights of this process."""
         self._incoming = path / "incoming"
         shutil.rmtree(self._incoming, ignore_errors=True)  # what a killed process left there was never answered
-        self._incoming.mkdir(parents=True)
+        self._incoming.mkdir(mode=0o700, parents=True)
         _chdb.set_signal_handlers_enabled(False)  # signals belong to the server around the engine
         self._url = f"file:{path}?max_server_memory_usage={max_memory_bytes}&mark_cache_size={_MARK_CACHE_BYTES}"
+        if not unrestricted:
+            self._url += f"&config-file={grants.write_configuration(path / 'access')}"
         self._anchor = _chdb.connect(self._url)  # the engine runs as long as one connection is open
+        if not unrestricted:
+            self._leave_files_out()
+        self._policy: Policy = Unrestricted() if unrestricted else TablesOnly(Parser(_chdb.connect(self._url)))
         self._classifying = threading.Lock()
         self.timezone = self._anchor.query("SELECT timezone()", "TSVRaw").bytes().decode().strip()
+
+    def _leave_files_out(self) -> None:
+        """Make `default` an ordinary database. To the library it is one over all files: a path is a table of it."""
+        found = self._anchor.query(
+            "SELECT uuid FROM system.databases WHERE name = 'default' AND engine = 'Overlay'", "TSVRaw"
+        )
+        if identity := found.bytes().decode().strip():
+            self._anchor.query("DETACH DATABASE default", "Null")
+            self._anchor.query(f"ATTACH DATABASE default UUID '{identity}' ENGINE = Atomic", "Null")
 
     def close(self) -> None:
         self._anchor.close()
 
     def connect(self) -> Connection:
-        return Connection(_chdb.connect(self._url), self._incoming)
+        return Connection(_chdb.connect(self._url), self._incoming, self._policy)
 
     def only_reads(self, sql: bytes) -> bool:
         """Tell whether the statement changes nothing. One that doesn't parse changes nothing either."""

@@ -113,6 +113,16 @@ def format_of(sql: bytes, default: str) -> str:
     return default
 
 
+def format_end(sql: bytes) -> int:
+    """Return where the first FORMAT clause ends, its name included; 0 when there is none."""
+    words = tokens(sql)
+    for token in words:
+        if token.keyword == b"FORMAT":
+            name = next(words, None)
+            return name.end if name is not None else 0
+    return 0
+
+
 def _ends_a_query(token: Token | None) -> bool:
     return token is None or token.text == b";" or token.keyword == b"SETTINGS"
 

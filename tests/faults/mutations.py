@@ -28,6 +28,9 @@ CLICKHOUSE_TESTS = "tests/integration/test_clickhouse.py"
 PROGRESS_TESTS = "tests/integration/test_backfill_progress.py"
 BACKFILL_TESTS = "tests/integration/test_backfill.py"
 ENUMERATED = "tests/faults/test_enumerated_crashes.py"
+ENGINE = "embedded/engine.py"
+ACCESS = "embedded/access/policy.py"
+ACCESS_TESTS = "tests/integration/test_embedded_access.py"
 
 
 class Mutation(NamedTuple):
@@ -255,6 +258,46 @@ MUTATIONS = (
         "wanted, self._start = self._start, cursor.timestamp - self._window_s",
         "wanted = self._start",
         BACKFILL_TESTS,
+    ),
+    Mutation("statements executed unread", ACCESS, "        check.statement(sql)\n", "", ACCESS_TESTS),
+    Mutation(
+        "INSERT executed unread",
+        ENGINE,
+        "            self._policy.permit(sql, self._parameters, file.name)\n",
+        "",
+        ACCESS_TESTS,
+    ),
+    Mutation(
+        "expressions in VALUES executed unread", ENGINE, 'insert.format.lower() == "values"', "False", ACCESS_TESTS
+    ),
+    Mutation(
+        "settings of a request unread", ENGINE, "        self._policy.permit_settings(settings)\n", "", ACCESS_TESTS
+    ),
+    Mutation("paths are tables", ENGINE, "            self._leave_files_out()\n", "            pass\n", ACCESS_TESTS),
+    Mutation("every privilege granted", "embedded/access/grants.py", '", ".join(_ON_TABLES)', '"ALL"', ACCESS_TESTS),
+    Mutation(
+        "files named in statements",
+        ACCESS,
+        '                raise denied("a file in a statement")',
+        "                pass",
+        ACCESS_TESTS,
+    ),
+    Mutation(
+        "functions named as arguments",
+        ACCESS,
+        "                self._catalogue.require_harmless(name)",
+        "                pass",
+        ACCESS_TESTS,
+    ),
+    Mutation(
+        "SQL in the names of columns", ACCESS, "        self._tree(columns)\n", "        del columns\n", ACCESS_TESTS
+    ),
+    Mutation(
+        "SQL in the name of a parameter",
+        "embedded/http_request.py",
+        "if not _PARAMETER_NAME.fullmatch(name)",
+        "if not name",
+        ACCESS_TESTS,
     ),
 )
 

@@ -8,9 +8,18 @@ from common.config import Settings
 from tests.builders import Pipeline
 from tests.integration.backfilling import settings_of
 from tests.pipelines import _short_blocks, pipeline, pipeline_settings, queue, queue_settings
+from tests.servers import ClickHouseServer
 from tests.simulator import SimulatorServer
 
 __all__ = ["_short_blocks", "pipeline", "pipeline_settings", "queue", "queue_settings"]
+
+
+@pytest.fixture(scope="session")
+def unrestricted_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    """Return a ClickHouse whose operator has lifted the limits: statements may read URLs and files."""
+    directory = tmp_path_factory.mktemp("unrestricted")
+    with ClickHouseServer(directory, env={"CLICKHOUSE_UNRESTRICTED": "true"}) as server:
+        yield server
 
 
 @pytest.fixture

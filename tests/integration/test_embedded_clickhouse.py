@@ -338,9 +338,8 @@ class TestInserts:
 
 
 class TestConcurrency:
-    def test_a_slow_query_delays_neither_inserts_nor_pings(
-        self, client: Client, clickhouse_server: ClickHouseServer
-    ) -> None:
+    def test_a_slow_query_delays_neither_inserts_nor_pings(self, unrestricted_server: ClickHouseServer) -> None:
+        client = connected(unrestricted_server)
         client.command(f"CREATE TABLE t {TABLE}")
         begun: list[Asked] = []
         release = threading.Event()
@@ -352,10 +351,10 @@ class TestConcurrency:
 
         with upstream(late) as url, ThreadPoolExecutor() as pool:
             sql = f"SELECT * FROM url('{url}', 'CSV', 'n UInt8')".encode()
-            slow = [pool.submit(ask, clickhouse_server, "POST", "/", sql) for _ in range(3)]
+            slow = [pool.submit(ask, unrestricted_server, "POST", "/", sql) for _ in range(3)]
             wait_until(lambda: len(begun) == 3, "all of them are under way")
             insert(client, "t", numbered(0, 1000), "beside")
-            assert ask(clickhouse_server, "GET", "/ping").status == 200
+            assert ask(unrestricted_server, "GET", "/ping").status == 200
             assert not any(query.done() for query in slow)
             release.set()
             assert [query.result() for query in slow] == [Answer(200, ANY, b"7\n")] * 3

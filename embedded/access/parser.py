@@ -1,0 +1,65 @@
+"""Statements as the engine parses them, before it executes any of them."""
+
+import json
+import re
+import threading
+from typing import Any, TypeAlias
+
+from embedded import errors
+
+Node: TypeAlias = dict[str, Any]
+MAX_STATEMENT_BYTES = 32 * 1024 * 1024  # quoted, a statement may be twice as long as the endpoint accepts
+_SETTINGS = {
+    "implicit_select": "0",  # read what the endpoint executes: see engine.py
+    "max_query_size": str(MAX_STATEMENT_BYTES),
+    "max_ast_depth": "10000",
+    "max_ast_elements": "10000000",
+    "max_expanded_ast_elements": "10000000",
+    "query_cache_for_subqueries": "0",
+    "log_queries": "0",
+}
+_NOT_SERIALIZED = re.compile(r"AST node of type '(\w+)[^']*' does not support JSON serialization")
+_OWN_WORDS = re.compile(r": In scope SELECT parseQueryToJSON\(.*\. \((\w+)\)", re.DOTALL)
+
+
+class Parser:
+    """Asks the engine, over a connection of its own; may be shared between threads."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._lock = threading.Lock()
+
+    def tree(self, sql: bytes) -> Node | str:
+        """Return the syntax tree of one statement, or the type of a statement that the engine can't serialize.
+
+        ClickHouseError: it is not one statement, or no statement.
+        """
+        try:
+            found: Node = json.loads(self._ask(b"SELECT parseQueryToJSON(%s)" % _quoted(sql), "TSVRaw"))
+        except errors.ClickHouseError as error:
+            if name := _NOT_SERIALIZED.search(error.text):
+                return name[1]
+            raise errors.ClickHouseError(error.code, error.name, _OWN_WORDS.sub(r". (\1)", error.text)) from error
+        except RecursionError as error:
+            raise errors.refusal("TOO_DEEP_AST", "The statement is nested too deeply") from error
+        return found
+
+    def nodes(self, sql: bytes) -> list[str]:
+        """Return a line for each node of a statement, as EXPLAIN AST shows it. It must be one that `tree` has read."""
+        return self._ask(b"EXPLAIN AST " + sql, "TSV").decode(errors="replace").splitlines()
+
+    def rows(self, sql: str) -> list[list[Any]]:
+        """Return the rows of a query of ours."""
+        return [list(json.loads(line)) for line in self._ask(sql.encode(), "JSONCompactEachRow").splitlines()]
+
+    def _ask(self, sql: bytes, format_name: str) -> bytes:
+        try:
+            with self._lock:
+                answer: bytes = self._raw.query(sql, format_name).bytes()
+        except RuntimeError as error:
+            raise errors.from_engine(error) from error
+        return answer
+
+
+def _quoted(sql: bytes) -> bytes:
+    return b"'" + sql.replace(b"\\", b"\\\\").replace(b"'", b"\\'") + b"'"
