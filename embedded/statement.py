@@ -3,6 +3,7 @@
 Where an INSERT's data begins, the format that a query asks for, its kind.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,6 +122,17 @@ def format_end(sql: bytes) -> int:
             name = next(words, None)
             return name.end if name is not None else 0
     return 0
+
+
+def without_json_arguments(sql: bytes) -> bytes:
+    """Return the statement with JSON in place of JSON(a.b UInt8)."""
+    kept, end, words = [], 0, list(tokens(sql))
+    for name, opening in itertools.pairwise(words):
+        if name.start >= end and name.text.upper() == b"JSON" and opening.text == b"(":
+            kept.append(sql[end : opening.start])
+            closing = (word for word in words if word.start > opening.start and word.depth == opening.depth)
+            end = next((word.end for word in closing if word.text == b")"), len(sql))
+    return b"".join([*kept, sql[end:]])
 
 
 def _ends_a_query(token: Token | None) -> bool:

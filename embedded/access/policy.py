@@ -12,11 +12,14 @@ from embedded.access.catalogue import Catalogue, denied, require
 from embedded.access.parser import Node, Parser
 from embedded.access.syntax import Role, arguments, is_row, text_of, walk
 
+JSON_TYPE_ARGUMENT = "ASTObjectTypeArgument"
 INLINE_DATA = "INSERT with inline data"  # what parseQueryToJSON says of it
 MAX_REMEMBERED = 1000  # statements that were permitted
 MAX_REMEMBERED_BYTES = 10_000
 MAX_EXPRESSIONS_BYTES = 1024 * 1024  # of an INSERT's VALUES that are more than numbers and strings
 _FILE_KEYS = ("infile", "out_file", "attach_from_path")
+NOTHING = 1_000_000  # an indentation that no line has
+_CHILDREN = re.compile(r" \(children \d+\)$")
 _PLAIN_VALUES = re.compile(
     rb"(?:[\s()\[\]{},.:;0-9eE+-]|'(?:[^'\\]|\\.|'')*+'|(?i:NULL|TRUE|FALSE|INF|NAN)(?![\w(`\"]))*+", re.DOTALL
 )
@@ -102,6 +105,8 @@ class _Check:
             self._tree(tree)
         elif tree == "DescribeQuery":
             self.statement(_as_select(sql))
+        elif tree == JSON_TYPE_ARGUMENT:
+            self._with_json_types(sql)
         elif tree.startswith(allowed.STATEMENTS_OF_NAMES):
             self._names_only(tree, sql)
         else:
@@ -125,6 +130,13 @@ class _Check:
         for line in self._parser.nodes(sql)[1:]:
             if line.split()[:1] != ["Identifier"]:
                 raise denied(f"{line.strip()} in {kind}")
+
+    def _with_json_types(self, sql: bytes) -> None:
+        """Check a statement with a type such as JSON(a.b UInt8), whose arguments parseQueryToJSON leaves out."""
+        plain = statement.without_json_arguments(sql)
+        if _outline(self._parser.nodes(sql)) != _outline(self._parser.nodes(plain)):
+            raise denied("what stands in parentheses behind JSON")
+        self.statement(plain)
 
     def _tree(self, tree: Node) -> None:
         for node, role in walk(tree):
@@ -198,12 +210,12 @@ class _Check:
 
     def _columns(self, text: str) -> None:
         """Check text in case it is a list of columns."""
+        sql = f"CREATE TABLE columns ({text}\n) ENGINE = Memory".encode()
         try:
-            columns = self._parser.tree(f"CREATE TABLE columns ({text}\n) ENGINE = Memory".encode())
+            self._parser.tree(sql)
         except errors.ClickHouseError:
             return  # the engine can't read it as columns either
-        assert not isinstance(columns, str)
-        self._tree(columns)
+        self.statement(sql)
 
 
 def _permit_dictionary(node: Node) -> None:
@@ -212,6 +224,25 @@ def _permit_dictionary(node: Node) -> None:
     require(layout.get("layout_type", "flat"), allowed.DICTIONARY_LAYOUTS, "the dictionary layout")
     for pair in source.get("elements", {}).get("children", ()):
         require(pair["first"], allowed.DICTIONARY_SOURCE_KEYS, "in a dictionary's source, the key")
+
+
+def _outline(lines: list[str]) -> list[str]:
+    """Return the nodes that EXPLAIN AST shows, without the arguments of JSON types and without counts of children."""
+    kept: list[str] = []
+    hidden_below = NOTHING
+    for line in lines:
+        indent, words = len(line) - len(line.lstrip()), line.split()
+        if indent > hidden_below:
+            if words[0] == "Function" and words[1] != "equals":  # max_dynamic_paths = 16
+                raise denied(f"{line.strip()} in the type JSON")
+        elif words[:1] == [JSON_TYPE_ARGUMENT]:
+            hidden_below = indent
+            if kept[-1].strip() == "ExpressionList":  # the list of the arguments
+                kept.pop()
+        else:
+            hidden_below = NOTHING
+            kept.append(_CHILDREN.sub("", line))
+    return kept
 
 
 def _as_select(describe: bytes) -> bytes:

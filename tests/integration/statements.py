@@ -108,6 +108,13 @@ READING = (
     "SELECT * FROM eval('SELECT file(''{secret}'')')",
     "SELECT * FROM view(SELECT file('{secret}'))",
     "SELECT * FROM viewIfPermitted(SELECT file('{secret}') ELSE null('a String'))",
+    # behind the name of a type whose arguments the parser leaves out
+    "CREATE TABLE e (a JSON(b Int8), c String DEFAULT file('{secret}')) ENGINE = Memory",
+    "CREATE TABLE e (a JSON(b Int8), c String DEFAULT JSON(file('{secret}'))) ENGINE = Memory",
+    "CREATE TABLE e (a JSON(max_dynamic_paths = file('{secret}'))) ENGINE = Memory",
+    "CREATE TABLE e (a JSON(b Int8) DEFAULT file('{secret}')) ENGINE = Memory",
+    "CREATE TABLE e (a JSON(b Int8)) ENGINE = File(LineAsString, '{secret}')",
+    "SELECT * FROM values('a JSON(b Int8), c String DEFAULT file(''{secret}'')', ('{{}}', 'x'))",
     # SQL and paths in settings
     "SELECT 1 SETTINGS additional_result_filter = 'file(''{secret}'') != '''''",
     "SELECT * FROM t SETTINGS additional_table_filters = {{'t': 'file(''{secret}'') != ''''',}}",
@@ -252,6 +259,10 @@ ORDINARY = (
     INDEX x id TYPE text(tokenizer = ngrams(3)), PROJECTION p (SELECT a ORDER BY a), CONSTRAINT c CHECK a >= 0)
     ENGINE = ReplacingMergeTree ORDER BY id PARTITION BY toYYYYMM(t) TTL t + INTERVAL 1 DAY
     SETTINGS non_replicated_deduplication_window = 100, deduplicate_merge_projection_mode = 'rebuild'""",
+    """CREATE TABLE j (a JSON(max_dynamic_paths = 16, b.c UInt32, SKIP d, SKIP REGEXP 'e.*', f Array(JSON(g Int8))),
+    h JSON, i String DEFAULT upper('x')) ENGINE = Memory""",
+    "SELECT a::JSON(b Int8), CAST('{{}}' AS JSON(b Int8)), CAST('{{}}', 'JSON(b Int8)') FROM j",
+    "SELECT * FROM values('a JSON(b Int8), c String DEFAULT upper(''x'')', ('{{}}', 'x'))",
     "RENAME TABLE full TO whole",
     "TRUNCATE TABLE whole",
     "DETACH TABLE whole",
