@@ -26,7 +26,7 @@ _INTERFACE_NAMES = frozenset({
     "wait_end_of_query", "buffer_size", "stacktrace",
     "send_progress_in_http_headers", "http_headers_progress_interval_ms",
 })  # fmt: skip
-_PARAMETER_NAME = re.compile(r"\w+", re.ASCII)
+_PARAMETER_NAME = re.compile(r"[A-Za-z0-9_$]+")
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 
@@ -112,9 +112,9 @@ def _parameters(given: Mapping[str, str]) -> dict[str, str]:
     parameters = {
         name.removeprefix(PARAMETER_PREFIX): value for name, value in given.items() if name.startswith(PARAMETER_PREFIX)
     }
-    for name in parameters:
+    for name in parameters:  # they become part of a SET, as settings do
         if not _PARAMETER_NAME.fullmatch(name):
-            raise errors.refusal("BAD_ARGUMENTS", f"{PARAMETER_PREFIX}{name!r}: expected the name of a parameter")
+            raise errors.refusal("BAD_ARGUMENTS", f"{PARAMETER_PREFIX}{name!r} is not the name of a parameter")
     return parameters
 
 

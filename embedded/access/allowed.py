@@ -53,10 +53,10 @@ OTHER_FUNCTIONS = frozenset({
 })  # fmt: skip
 # What the parser makes of syntax, and system.functions does not list.
 SYNTAX_FUNCTIONS = frozenset({"exists", "grouping", "lambda", "untuple"})
-# Of these, the names of columns, of a format or SQL text may stand in the arguments: see Policy.
-TABLE_FUNCTIONS_OF_TEXT = frozenset({"format", "generateRandom", "input", "null", "values"})
+# In lower case. Arguments of these may be columns or a format, as text that the engine reads in turn: see policy.py.
+TABLE_FUNCTIONS_OF_TEXT = frozenset({"format", "generaterandom", "input", "null", "values"})
 TABLE_FUNCTIONS = TABLE_FUNCTIONS_OF_TEXT | {
-    "dictionary", "generateSeries", "generate_series", "loop", "merge", "mergeTreeIndex", "mergeTreeProjection",
+    "dictionary", "generateseries", "generate_series", "loop", "merge", "mergetreeindex", "mergetreeprojection",
     "numbers", "numbers_mt", "primes", "view", "zeros", "zeros_mt",
 }  # fmt: skip
 TABLE_ENGINES = frozenset({

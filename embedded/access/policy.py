@@ -165,7 +165,7 @@ class _Check:
             require(name, allowed.TABLE_ENGINES, "the table engine")
         elif kind == "DATABASE_ENGINE":
             require(name, allowed.DATABASE_ENGINES, "the database engine")
-        elif role == "table function" or (role == "either" and name in allowed.TABLE_FUNCTIONS):
+        elif role == "table function" or (role == "either" and name.lower() in allowed.TABLE_FUNCTIONS):
             self._table_function(node)
         elif role != "name":
             self._catalogue.require_function(name)
@@ -189,9 +189,9 @@ class _Check:
         return names
 
     def _table_function(self, node: Node) -> None:
-        name, given = node["name"], arguments(node)
+        name, given = node["name"].lower(), arguments(node)
         if name not in allowed.TABLE_FUNCTIONS:
-            self._catalogue.require_view(name)
+            self._catalogue.require_view(node["name"])
         if name == "values":  # only its first argument can be columns
             given = [] if given and is_row(given[0]) else given[:1]
         if name in allowed.TABLE_FUNCTIONS_OF_TEXT:
