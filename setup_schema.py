@@ -10,6 +10,7 @@ from common.clickhouse import ClickHouse
 from common.config import Settings, load_settings
 from common.errors import ConfigError, Unavailable
 from common.migrations import LEDGER, MIGRATIONS, Migration
+from common.probe import wait_while_loading
 from common.redis_queue import RedisQueue
 from common.state import check_mode, mixed_modes
 from common.tables import TABLES, VIEWS
@@ -90,7 +91,9 @@ def setup(settings: Settings, say: Say) -> None:
 
 def main() -> int:
     try:
-        setup(load_settings(), print)
+        settings = load_settings()
+        wait_while_loading(settings)
+        setup(settings, print)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

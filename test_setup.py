@@ -13,6 +13,7 @@ from common.clickhouse import ClickHouse
 from common.config import Settings, load_settings
 from common.errors import ConfigError, PipelineError
 from common.http import HttpSource, Rejected
+from common.probe import wait_while_loading
 from common.redis_queue import RedisQueue
 from common.state import read_state
 from common.tables import DEDUPLICATION_WINDOW, TABLES, Table
@@ -193,6 +194,7 @@ def main() -> int:
     except ConfigError as error:
         print(f"{error}\n-> set it in the environment or in .env; env.example explains each", file=sys.stderr)
         return 2
+    wait_while_loading(settings)
     failed = False
     for result in run_checks(settings):
         show(result)

@@ -9,7 +9,8 @@
     python -m common.probe free HOST PORT         is the port free to listen on
 
 Exit codes: 0 yes, 1 no, 2 wrong configuration, 3 no, because something else listens there, 4 the pipeline works, but
-none of its sources brings fills.
+none of its sources brings fills, 5 not yet: the server is loading its data, 6 no: the server reports what is wrong with
+it. With --wait, a server that is loading is waited for as long as it says so, up to ten minutes.
 """
 
 import argparse
@@ -27,11 +28,13 @@ from common.config import Settings, load_settings
 from common.errors import ConfigError, PipelineError
 from common.redis_queue import RedisQueue
 
-YES, NO, WRONG_CONFIGURATION, TAKEN, WITHOUT_SOURCES = range(5)
+YES, NO, WRONG_CONFIGURATION, TAKEN, WITHOUT_SOURCES, LOADING, FAULTY = range(7)
 ANSWER_LIMIT_S = 3.0
 RETRY_S = 0.3
-# What a Redis-protocol server may say to PING, even while it loads its data or wants a password.
-REDIS_ANSWERS = (b"+PONG", b"-NOAUTH", b"-LOADING", b"-DENIED", b"-MASTERDOWN", b"-MISCONF")
+REPLY_LIMIT = 4096  # bytes of an error that names a path and a command
+LOADING_LIMIT_S = 600.0  # some 70 GB of append-only file; a minute of demo takes seconds
+# What a Redis-protocol server that is ready may reply to PING, even when it wants a password.
+REDIS_READY = (b"+PONG", b"-NOAUTH", b"-DENIED", b"-MASTERDOWN")
 SHELL_SETTINGS = (
     "redis_host",
     "redis_port",
@@ -67,33 +70,47 @@ def _plain(value: object) -> str:
 
 
 def ask_redis(host: str, port: int) -> Answer:
-    """Whether a Redis-protocol server answers. One that still loads its data, or wants a password, does."""
+    """Whether a Redis-protocol server is ready. One that wants a password is; one that loads its data is not yet."""
     return _ask_listener(host, port, "Redis", lambda: _ping_redis(host, port))
 
 
 def ask_clickhouse(host: str, port: int) -> Answer:
     """Whether ClickHouse's HTTP interface answers."""
-    return _ask_listener(host, port, "ClickHouse", lambda: get(f"http://{host}:{port}/ping") == (200, b"Ok.\n"))
+    return _ask_listener(host, port, "ClickHouse", lambda: _ping_clickhouse(host, port))
 
 
-def _ask_listener(host: str, port: int, what: str, recognised: Callable[[], bool]) -> Answer:
+def _ask_listener(host: str, port: int, what: str, ping: Callable[[], Answer | None]) -> Answer:
+    """What `ping` concludes, which is None when the listener is something else."""
     where = f"{host}:{port}"
     try:
         socket.create_connection((host, port), timeout=ANSWER_LIMIT_S).close()
     except OSError as error:
         return Answer(NO, f"nothing answers at {where}: {error}")
     try:
-        if recognised():
-            return Answer(YES, f"{what} answers at {where}")
+        answer = ping()
     except (OSError, http.client.HTTPException) as error:
         return Answer(TAKEN, f"{where} is in use by something that does not answer like {what}: {error!r}")
-    return Answer(TAKEN, f"{where} is in use by something that is not {what}")
+    return answer or Answer(TAKEN, f"{where} is in use by something that is not {what}")
 
 
-def _ping_redis(host: str, port: int) -> bool:
+def _ping_redis(host: str, port: int) -> Answer | None:
     with socket.create_connection((host, port), timeout=ANSWER_LIMIT_S) as connection:
         connection.sendall(b"PING\r\n")
-        return connection.recv(64).startswith(REDIS_ANSWERS)
+        with connection.makefile("rb") as replies:
+            reply = replies.readline(REPLY_LIMIT)
+    where = f"Redis at {host}:{port}"
+    if reply.startswith(REDIS_READY):
+        return Answer(YES, f"Redis answers at {host}:{port}")
+    if reply.startswith(b"-LOADING"):
+        return Answer(LOADING, f"{where} is loading its data")
+    if reply.startswith(b"-MISCONF"):
+        return Answer(FAULTY, f"{where}: {reply[1:].decode(errors='replace').strip()}")
+    return None
+
+
+def _ping_clickhouse(host: str, port: int) -> Answer | None:
+    is_ready = get(f"http://{host}:{port}/ping") == (http.HTTPStatus.OK, b"Ok.\n")
+    return Answer(YES, f"ClickHouse answers at {host}:{port}") if is_ready else None
 
 
 def ask_http(url: str) -> Answer:
@@ -163,12 +180,36 @@ def ask_heartbeat(settings: Settings, component: str) -> Answer:
     return judge_heartbeat(heartbeats, component, socket.gethostname(), time.time(), settings.stale_after_s)
 
 
-def wait_for(question: Callable[[], Answer], limit_s: float) -> Answer:
-    """The first yes, or the last answer within the limit. A port that something else holds is not waited for."""
-    deadline = time.monotonic() + limit_s
-    while (answer := question()).code == NO and time.monotonic() < deadline:
+def wait_for(
+    question: Callable[[], Answer],
+    limit_s: float,
+    loading_limit_s: float = LOADING_LIMIT_S,
+    *,
+    report: Callable[[str], object] = sys.stderr.write,
+) -> Answer:
+    """The first yes, or the last answer within the limit. A port that something else holds is not waited for.
+
+    A server that is loading its data is waited for as long as it says so, up to `loading_limit_s`; one line reports it.
+    """
+    started = loading_at = time.monotonic()
+    has_loaded = False
+    # While it loads, a server may end and be started again, and break off an answer when it does.
+    while (answer := question()).code in {NO, LOADING} or (has_loaded and answer.code == TAKEN):
+        now = time.monotonic()
+        loading = answer.code == LOADING
+        loading_at = now if loading else loading_at
+        if now >= (started + loading_limit_s if loading else loading_at + limit_s):
+            break
+        if loading and not has_loaded:
+            report(f"{answer.text}; waiting for it\n")
+            has_loaded = True
         time.sleep(RETRY_S)
     return answer
+
+
+def wait_while_loading(settings: Settings) -> None:
+    """Return once Redis is not loading its data any more; at once when it is ready, away, or something else."""
+    wait_for(lambda: ask_redis(settings.redis_host, settings.redis_port), limit_s=0.0)
 
 
 def questions(settings: Settings, arguments: argparse.Namespace) -> dict[str, Callable[[], Answer]]:
@@ -204,7 +245,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         question = questions(load_settings(), arguments)[arguments.question]
-        answer = wait_for(question, arguments.wait)
+        answer = wait_for(question, arguments.wait, LOADING_LIMIT_S if arguments.wait else 0.0)
     except ConfigError as error:
         answer = Answer(WRONG_CONFIGURATION, str(error))
     print(answer.text, file=sys.stdout if answer.code in {YES, WITHOUT_SOURCES} else sys.stderr)
