@@ -1,14 +1,38 @@
 """Log lines as `timestamp - component - level - message`, on the console and in rotating files."""
 
 import logging
+import os
 import sys
 import time
+from contextlib import suppress
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 
 from common.config import Settings
 
 MAX_BYTES = 10 * 1024 * 1024
 BACKUPS = 5
+
+
+class LogFile(RotatingFileHandler):
+    """A rotating file that is made again once somebody has deleted it or moved it away."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._follow_path()
+        except OSError:
+            self.handleError(record)
+        super().emit(record)
+
+    def _follow_path(self) -> None:
+        path = Path(self.baseFilename)
+        with suppress(FileNotFoundError):
+            if self.stream is None or os.path.samestat(os.fstat(self.stream.fileno()), path.stat()):
+                return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = self._open()
+        self.stream, replaced = stream, self.stream
+        replaced.close()
 
 
 def setup_logging(component: str, settings: Settings) -> logging.Logger:
@@ -25,7 +49,7 @@ def setup_logging(component: str, settings: Settings) -> logging.Logger:
     if settings.log_to_file:
         settings.log_dir.mkdir(parents=True, exist_ok=True)
         path = settings.log_dir / f"{component}.log"
-        handlers.append(RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8"))
+        handlers.append(LogFile(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
