@@ -22,13 +22,13 @@ from typing import Any, cast
 from embedded import data_directory
 from embedded.access.catalogue import SETTING
 from embedded.engine import Engine
+from embedded.exit_codes import EXIT_CONFIG, leave_to_other_server
 from embedded.http_answer import Identity
 from embedded.http_handler import Handler
 from embedded.http_request import Credentials
 from embedded.limits import RunningRequests, Slots
 from embedded.sessions import Sessions
 
-EXIT_CONFIG = 2  # a restart does not help: the arguments or the machine must change
 PROBE_TIMEOUT_S = 2.0
 TRUE_WORDS = frozenset({"1", "on", "t", "true", "y", "yes"})  # as the pipeline's settings are read
 STATEMENTS_AT_ONCE = 16
@@ -169,8 +169,7 @@ def main() -> int:
     settings = parse_arguments(sys.argv[1:], os.environ)
     try:
         if server_answers(settings.host, settings.port):
-            sys.stdout.write(f"{settings.host}:{settings.port} already answered by another server, nothing to do\n")
-            return 0
+            return leave_to_other_server(settings.host, settings.port)
         serve(settings)
     except (OSError, data_directory.DirectoryInUse) as error:
         sys.stderr.write(f"clickhouse_server: {error}\n")

@@ -111,8 +111,11 @@ def test_every_program_has_time_to_drain_and_a_log_that_rotates(supervisord: Raw
 
 def test_a_process_is_started_again_unless_its_configuration_is_wrong(supervisord: RawConfigParser) -> None:
     for name, program in programs(supervisord).items():
-        expected = "2" if name in STAGES else "0,2"  # 0: a server that is not needed here
+        expected = "2" if name in STAGES else "2,3"  # 3: a server that is not needed here; 0: it was ended from outside
         assert (program["autorestart"], program["exitcodes"]) == ("unexpected", expected), name
+        assert (program["startsecs"], "startretries" in program) == ("1", True), (
+            "a failing start is not repeated at once"
+        )
 
 
 def test_supervisord_listens_on_a_socket_for_its_user_alone(supervisord: RawConfigParser) -> None:

@@ -142,7 +142,7 @@ def test_a_second_server_on_the_directory_is_refused(server: ClickHouseServer) -
 
 def test_a_server_that_answers_already_is_left_alone(server: ClickHouseServer) -> None:
     second = run_again(server, server.port)
-    assert second.returncode == 0
+    assert second.returncode == 3
     assert "already answered by another server, nothing to do" in second.stdout
 
 
