@@ -102,7 +102,7 @@ def test_sigterm_ends_it_cleanly_and_keeps_the_data(server: RedisServer) -> None
 
 def test_a_server_that_answers_already_is_left_alone(server: RedisServer) -> None:
     second = run_again(server, server.port)
-    assert second.returncode == 0
+    assert second.returncode == 3
     assert "already answered by another server, nothing to do" in second.stdout
 
 
@@ -128,7 +128,7 @@ def test_a_password_is_required_once_it_is_set_and_shows_in_no_process_list(tmp_
             client.ping()
         shown = subprocess.run(["ps", "-o", "args=", "-p", str(server.pid)], capture_output=True, text=True, check=True)
         assert "ret" not in shown.stdout
-        assert run_again(server, server.port).returncode == 0, "a server that wants a password is a server"
+        assert run_again(server, server.port).returncode == 3, "a server that wants a password is a server"
 
 
 def test_a_broken_locale_does_not_stop_it(tmp_path: Path) -> None:
