@@ -23,7 +23,8 @@ TEXT
 }
 
 STAGES="clickhouse_writer trade_processor polymarket_ingester goldsky_ingester polygon_ingester dashboard"
-SERVER_LIMIT_S=60 # an embedded ClickHouse with much data takes a while to load it
+SERVER_LIMIT_S=60
+LOADING_LIMIT_S=600 # an embedded ClickHouse with much data answers once it has loaded it
 HEALTH_LIMIT_S=90 # longer than supervisord tries to start a process
 
 main() {
@@ -62,10 +63,32 @@ choose_demo() {
 
 # --- on this machine -------------------------------------------------------------------------------------------------
 
+# The work goes on in a process group of its own, which ./stop.sh and Ctrl-C end as a whole, whatever it waits for.
 start_here() {
+  local code=0
+  prepare_data_directory
+  set -m
+  (set +m && start_everything) </dev/null &
+  WORK=$!
+  set +m
+  trap 'end_work 130' INT
+  trap 'end_work 143' TERM HUP
+  wait "$WORK" || code=$?
+  [ $code -ne 143 ] || fail "ended by ./stop.sh" 1
+  exit $code
+}
+
+end_work() {
+  trap '' INT TERM HUP
+  while kill -TERM -- "-$WORK" 2>/dev/null; do sleep 0.2; done
+  fail "interrupted. ./stop.sh stops what has been started" "$1"
+}
+
+start_everything() {
+  lock start || fail "ended by ./stop.sh"
   prepare_venv requirements-embedded.txt
   load_settings
-  prepare_directories
+  prepare_log_directory
   [ "$PIPELINE_MODE" = live ] || settle_demo
   start_supervisord
   need_server redis embedded_redis "$REDIS_HOST"
@@ -93,14 +116,30 @@ load_settings() {
   [ -z "$CLICKHOUSE_PASSWORD" ] || export CLICKHOUSE_USER CLICKHOUSE_PASSWORD
 }
 
-prepare_directories() {
-  mkdir -p "${DATA_DIR:=data}/run" "$DATA_DIR/$PIPELINE_MODE" "$LOG_DIR"
+# Data and sockets are for their owner alone, also those of an older revision.
+prepare_data_directory() {
+  need_usable_path "the path of this directory" "$(pwd -P)"
+  need_usable_path DATA_DIR "${DATA_DIR:=data}"
+  [ ! -k "$DATA_DIR" ] || fail "DATA_DIR: $DATA_DIR is for every user of this machine; name a directory in it" 2
+  mkdir -p "$DATA_DIR/run" "$DATA_DIR/$PIPELINE_MODE" || fail "DATA_DIR: can't make $DATA_DIR" 2
+  chmod 700 "$DATA_DIR" "$DATA_DIR/run" "$DATA_DIR/$PIPELINE_MODE" || fail "DATA_DIR: $DATA_DIR is not yours" 2
   find_run_directory "$DATA_DIR"
   DATA_DIR=$(dirname "$RUN")
-  LOG_DIR=$(cd "$LOG_DIR" && pwd -P)
-  export DATA_DIR LOG_DIR
+  export DATA_DIR
   # macOS limits the path of a socket to 103 bytes; supervisord first makes it with its process id at the end.
   [ ${#RUN} -le 78 ] || fail "$RUN is too long a path for a socket; set DATA_DIR to a shorter one" 2
+}
+
+prepare_log_directory() {
+  need_usable_path LOG_DIR "$LOG_DIR"
+  mkdir -p "$LOG_DIR" || fail "LOG_DIR: can't make $LOG_DIR" 2
+  LOG_DIR=$(cd "$LOG_DIR" && pwd -P)
+  export LOG_DIR
+}
+
+# need_usable_path NAME PATH: supervisord replaces %(...)s in paths, and reads its commands with their quotes.
+need_usable_path() {
+  case $2 in *[%\"\\]*) fail "$1: supervisord can't use a path with %, \" or \\ in it: $2" 2 ;; esac
 }
 
 # Settles the simulated data, once for all starts, and exports the cut-over of the pipeline that reads them.
@@ -120,12 +159,15 @@ start_supervisord() {
     echo "The pipeline is running already; starting what is missing."
     return 0
   fi
-  ./stop.sh >/dev/null # what a supervisord left behind that was killed
+  stop_leftovers || true
+  forget_supervisord
   need_free_port "$DASHBOARD_HOST" "$DASHBOARD_PORT" DASHBOARD_PORT
   [ "$PIPELINE_MODE" = live ] || need_free_port 127.0.0.1 "$SIMULATOR_PORT" SIMULATOR_PORT
   echo "$PIPELINE_MODE" >"$RUN/mode"
-  .venv/bin/python -m supervisor.supervisord -c supervisord.conf || fail "supervisord did not start; see above"
+  trap '' TERM # ./stop.sh repeats it: a supervisord that can't be reached yet could not be stopped
+  .venv/bin/python -m supervisor.supervisord -c supervisord.conf 9>&- || fail "supervisord did not start; see above"
   wait_for_supervisord
+  trap - TERM
 }
 
 wait_for_supervisord() {
@@ -142,24 +184,47 @@ need_free_port() {
     fail "free that port (another copy of the pipeline?) or set $3 to another one"
 }
 
-# need_server PROBE PROGRAM HOST: after it a server answers; an embedded one, unless somebody else's is there already.
+# need_server PROBE PROGRAM HOST: after it a server is ready; an embedded one, unless somebody else's is there already.
 need_server() {
   local name status=0 answer
   name=$(echo "$1" | tr '[:lower:]' '[:upper:]')
   answer=$(.venv/bin/python -m common.probe "$1" 2>&1) || status=$?
   case $status in
     0) echo "$answer" && return 0 ;;
-    1) ;;
+    1) start_server "$2" "$3" "$answer" ;;
+    5) ;; # it is loading its data
+    6) echo "$answer" >&2 && give_up "the server at ${name}_HOST:${name}_PORT does not work; it says why above" ;;
     *) give_up "$answer; free that port or set ${name}_PORT to another one" ;;
   esac
-  if is_local "$3"; then
-    supervisorctl start "$2" >/dev/null || true # whether it answers is what counts
-  else
-    echo "$answer. Waiting up to $SERVER_LIMIT_S s: only on this machine could one be started."
-  fi
-  .venv/bin/python -m common.probe "$1" --wait "$SERVER_LIMIT_S" && return 0
+  status=0
+  wait_for_server "$1" "$2" || status=$?
+  [ $status -ne 0 ] || return 0
   if is_local "$3"; then show_log "$2"; fi
+  [ $status -ne 6 ] || give_up "the server at ${name}_HOST:${name}_PORT does not work; it says why above"
   give_up "no server at ${name}_HOST:${name}_PORT"
+}
+
+# start_server PROGRAM HOST ANSWER: where one can be started.
+start_server() {
+  if is_local "$2"; then
+    supervisorctl start "$1" >/dev/null || true # whether it answers is what counts
+  else
+    echo "$3. Waiting up to $SERVER_LIMIT_S s: only on this machine could one be started."
+  fi
+}
+
+# wait_for_server PROBE PROGRAM: with the exit code of the last probe. An embedded ClickHouse that is loading its tables
+# does not listen yet: it is waited for while it runs.
+wait_for_server() {
+  local pid status deadline=$((SECONDS + LOADING_LIMIT_S)) said=no
+  while :; do
+    pid=$(supervisorctl pid "$2" || true) status=0
+    .venv/bin/python -m common.probe "$1" --wait "$SERVER_LIMIT_S" || status=$?
+    [ $status -eq 1 ] && [ "${pid:-0}" != 0 ] && [ "$pid" = "$(supervisorctl pid "$2" || true)" ] || return $status
+    [ $SECONDS -le $deadline ] || return $status
+    [ $said = yes ] || echo "$2 (pid $pid) is loading its data; waiting up to $LOADING_LIMIT_S s for it."
+    said=yes
+  done
 }
 
 is_local() {
