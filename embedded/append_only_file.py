@@ -112,7 +112,7 @@ def repair(damage: Damage, binary: str) -> Path:
     shutil.copy2(damage.path, kept)
     with kept.open("rb") as copy:
         os.fsync(copy.fileno())
-    command = [CHECKER, "--fix", damage.path]
+    command = [CHECKER, "--fix", str(damage.path)]
     fixed = subprocess.run(command, executable=binary, input=b"y\n", capture_output=True, check=False)  # noqa: S603
     if fixed.returncode != 0:
         raise OSError(f"{CHECKER}: {(fixed.stdout + fixed.stderr).decode(errors='replace').strip()}")

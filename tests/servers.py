@@ -84,11 +84,15 @@ class Server(ABC):
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    def start(self) -> Self:
+    def launch(self) -> None:
+        """Start the process without waiting for an answer."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self.command(), *self._arguments], cwd=ROOT, env=environment(self._env), stdout=log, stderr=log
             )
+
+    def start(self) -> Self:
+        self.launch()
         try:
             wait_until(self._answers_or_raises, f"{type(self).__name__} answers", START_LIMIT_S)
         except (RuntimeError, TimeoutError):

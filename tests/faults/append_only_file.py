@@ -1,5 +1,6 @@
 """Redis' append-only file, shortened as by a power cut that took what was written last."""
 
+import socket
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,32 @@ def forget_since(moment: Mark) -> int:
     return lost
 
 
+def load_slowly(redis_folder: Path) -> None:
+    """Have the server take minutes to load this file from now on, unless `finish_loading`. It must not run.
+
+    The file's own commands slow it down, since CONFIG SET too is executed. It answers others after each 1024 of them.
+    """
+    path = mark(redis_folder).path
+    held = path.read_bytes()
+    if _SLOWER not in held:
+        path.write_bytes(held + _SLOWER + _command("PING") * 300_000 + _command(*_DELAY, "0"))
+
+
+def finish_loading(port: int) -> None:
+    """Have it load the rest at full speed."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(_command(*_DELAY, "0"))
+        assert connection.recv(64) == b"+OK\r\n"
+
+
+def _command(*words: str) -> bytes:
+    return f"*{len(words)}\r\n".encode() + b"".join(f"${len(word)}\r\n{word}\r\n".encode() for word in words)
+
+
 def _number(path: Path) -> int:
     """Of appendonly.aof.12.incr.aof: 12."""
     return int(path.name.split(".")[-3])
+
+
+_DELAY = ("CONFIG", "SET", "key-load-delay")
+_SLOWER = _command(*_DELAY, "1000")  # microseconds a command

@@ -290,7 +290,11 @@ MUTATIONS = (
         ACCESS_TESTS,
     ),
     Mutation(
-        "SQL in the names of columns", ACCESS, "        self._tree(columns)\n", "        del columns\n", ACCESS_TESTS
+        "SQL in the names of columns",
+        ACCESS,
+        "as columns either\n        self.statement(sql)\n",
+        "as columns either\n",
+        ACCESS_TESTS,
     ),
     Mutation(
         "SQL in the name of a parameter",
@@ -298,6 +302,34 @@ MUTATIONS = (
         "if not _PARAMETER_NAME.fullmatch(name)",
         "if not name",
         ACCESS_TESTS,
+    ),
+    Mutation(
+        "append-only file repaired without a copy",
+        "embedded/append_only_file.py",
+        "    shutil.copy2(damage.path, kept)\n",
+        "    kept.touch()\n",
+        "tests/integration/test_append_only_file.py",
+    ),
+    Mutation(
+        "append-only file of a running server repaired",
+        "embedded/redis_server.py",
+        "    data_directory.claim(directory)\n    path, binary",
+        "    path, binary",
+        "tests/integration/test_append_only_file.py",
+    ),
+    Mutation(
+        "append-only file that was cut off taken for a damaged one",
+        "embedded/append_only_file.py",
+        " or _is_cut_off(path, int(readable[1]))",
+        "",
+        "tests/integration/test_append_only_file.py",
+    ),
+    Mutation(
+        "data folder open to other users",
+        "embedded/data_directory.py",
+        "    directory.chmod(0o700)",
+        "    pass",
+        "tests/integration/test_embedded_redis.py",
     ),
 )
 

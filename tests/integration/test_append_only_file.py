@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 import redis
 
+from common.clickhouse import ClickHouse
 from common.errors import Unavailable
 from common.probe import FAULTY, ask_redis
 from common.redis_queue import RedisQueue
 from embedded.append_only_file import find_damage, newest_file
 from embedded.redis_server import binary_path
+from monitoring.status import collect
 from tests.builders import make_settings
 from tests.faults.append_only_file import mark
-from tests.servers import ROOT, RedisServer, environment
+from tests.servers import ROOT, RedisServer, environment, free_port
 from tests.waiting import wait_until
 
 KEYS = 200
@@ -31,7 +33,9 @@ def stopped(tmp_path: Path) -> Iterator[RedisServer]:
     with closing(client_of(server)) as client:
         for number in range(KEYS):
             client.set(f"key-{number}", number)
-        client.transaction(lambda transaction: transaction.set("last", "transaction"))
+        with client.pipeline() as transaction:
+            transaction.set("last", "transaction")
+            transaction.execute()
     server.stop()
     yield server
     server.stop()
@@ -56,20 +60,16 @@ def start_after_failed_start(server: RedisServer) -> None:
     """As a supervisor does: again and again, until something answers at the port."""
     with pytest.raises(RuntimeError, match="ended with 1"):
         server.start()
-    start_without_answer(server)
+    server.launch()
     wait_until(lambda: ask_redis(server.host, server.port).code == FAULTY, "the damage is reported")
-
-
-def start_without_answer(server: RedisServer) -> None:
-    with server.log_path.open("ab") as log:
-        server._process = subprocess.Popen(server.command(), cwd=ROOT, env=environment({}), stdout=log, stderr=log)
 
 
 def repair(server: RedisServer, folder: Path) -> str:
     """Paste the command that the server reports into a shell in some other folder."""
     found = re.search(r"keeps a copy: (.*)$", ask_redis(server.host, server.port).text)
     assert found is not None
-    done = subprocess.run(found[1], shell=True, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    env = environment({"PYTHONPATH": str(ROOT)})  # this very revision, also where another one is installed
+    done = subprocess.run(found[1], shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -99,16 +99,19 @@ def test_every_client_is_told_and_none_takes_the_server_for_a_working_one(stoppe
         pipeline.set("b", "c")
         with pytest.raises(redis.exceptions.ResponseError, match="MISCONF"):
             pipeline.execute()
-    settings = make_settings(redis_host=stopped.host, redis_port=stopped.port)
-    with closing(RedisQueue(settings)) as queue, pytest.raises(Unavailable, match=r"is damaged.*--repair"):
-        queue.heartbeats()
+    settings = make_settings(redis_host=stopped.host, redis_port=stopped.port, clickhouse_port=free_port())
+    with closing(RedisQueue(settings)) as queue, closing(ClickHouse(settings)) as clickhouse:
+        with pytest.raises(Unavailable, match=r"is damaged.*--repair"):
+            queue.heartbeats()
+        on_dashboard = collect(queue, clickhouse, settings, 0.0).redis
+    assert re.search(r"is damaged.*--repair", on_dashboard.reason)
 
 
 def test_a_damaged_end_is_reported_by_the_next_start_as_well(stopped: RedisServer) -> None:
     append(stopped, GARBAGE[0])
     start_after_failed_start(stopped)
     stopped.kill()
-    start_without_answer(stopped)
+    stopped.launch()
     wait_until(lambda: ask_redis(stopped.host, stopped.port).code == FAULTY, "the damage is reported")
 
 

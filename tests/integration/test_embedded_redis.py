@@ -100,6 +100,13 @@ def test_sigterm_ends_it_cleanly_and_keeps_the_data(server: RedisServer) -> None
         assert client.get("key") == "value"
 
 
+def test_its_folder_belongs_to_its_owner_alone_also_one_that_did_not(tmp_path: Path) -> None:
+    folder = tmp_path / "redis"
+    folder.mkdir(mode=0o755)
+    with RedisServer(tmp_path):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_server_that_answers_already_is_left_alone(server: RedisServer) -> None:
     second = run_again(server, server.port)
     assert second.returncode == 3

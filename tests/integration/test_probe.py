@@ -1,14 +1,21 @@
 """The questions of start.sh and of health checks, asked of real servers, of nobody and of strangers."""
 
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from common import probe
 from common.probe import (
+    FAULTY,
+    LOADING,
     NO,
     TAKEN,
     WITHOUT_SOURCES,
@@ -20,7 +27,9 @@ from common.probe import (
     ask_http,
     ask_redis,
 )
-from tests.servers import ClickHouseServer, RedisServer, free_port
+from tests.faults.append_only_file import finish_loading, load_slowly
+from tests.servers import ROOT, ClickHouseServer, RedisServer, environment, free_port
+from tests.waiting import wait_until
 
 HOST = "127.0.0.1"
 
@@ -96,3 +105,46 @@ def test_health_without_a_dashboard_is_a_no_with_a_reason() -> None:
     answer = ask_health(f"http://{HOST}:{free_port()}/health")
     assert answer.code == NO
     assert "does not answer" in answer.text
+
+
+@pytest.mark.parametrize("script", ["setup_schema.py", "test_setup.py"])
+def test_the_setup_commands_wait_for_a_server_that_is_loading(
+    script: str, tmp_path: Path, clickhouse_server: ClickHouseServer
+) -> None:
+    server = RedisServer(tmp_path).start()
+    server.stop()
+    load_slowly(server.directory / "redis")
+    server.launch()
+    wait_until(lambda: ask_redis(server.host, server.port).code == LOADING, "the server loads its data")
+    variables = {"REDIS_PORT": str(server.port), "CLICKHOUSE_PORT": str(clickhouse_server.port)}
+    nobody = f"http://{HOST}:{free_port()}"
+    sources = {"POLYMARKET_API_URL": nobody, "GOLDSKY_URL": nobody, "POLYGON_RPC_URL": nobody}
+    own = {"REDIS_HOST": HOST, "CLICKHOUSE_HOST": HOST, "CLICKHOUSE_DATABASE": f"loading_{script[:-3]}"}
+    env = environment({**variables, **sources, **own})
+    command = [sys.executable, "-u", str(ROOT / script)]
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stderr is not None
+    assert running.stderr.readline() == f"Redis at {HOST}:{server.port} is loading its data; waiting for it\n"
+    finish_loading(server.port)
+    printed, errors = running.communicate(timeout=120)
+    server.stop()
+    assert errors == ""
+    assert "FAIL  Redis" not in printed
+    assert running.returncode == (0 if script == "setup_schema.py" else 1)  # the tables are missing
+
+
+def test_a_server_that_reports_what_is_wrong_with_it_is_not_taken_for_a_working_one() -> None:
+    with socket.create_server((HOST, 0)) as listening, ThreadPoolExecutor(1) as pool:
+        pool.submit(_refuse, listening)
+        answer = ask_redis(HOST, listening.getsockname()[1])
+    assert (answer.code, answer.text.partition(": ")[2]) == (FAULTY, "MISCONF the disk is full")
+
+
+def _refuse(listening: socket.socket) -> None:
+    for _ in range(2):  # is anybody there, and PING
+        connection, _ = listening.accept()
+        with connection:
+            if connection.recv(64):
+                connection.sendall(b"-MISCONF the disk is full\r\n")
