@@ -74,7 +74,7 @@ def repair(server: RedisServer, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("garbage", GARBAGE, ids=["zeros", "text", "too few words", "no length"])
 def test_a_damaged_end_is_reported_and_repaired_while_the_server_waits(
     stopped: RedisServer, tmp_path: Path, garbage: bytes
 ) -> None:

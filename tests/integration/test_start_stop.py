@@ -401,7 +401,8 @@ def test_stop_ends_a_start_and_those_that_wait_for_it(moment: str) -> None:
     with installation() as demo:
         starts = [demo.begin("start.sh", "--demo")]
         wait_until(lambda: moment in demo.printed(starts[0]), "the start has got so far", UP_LIMIT_S)
-        wait_until(lambda: (demo.directory / "data/run/scripts.lock").stat().st_size, "it holds the lock", UP_LIMIT_S)
+        lock = demo.directory / "data" / "run" / "scripts.lock"
+        wait_until(lambda: lock.exists() and "start" in lock.read_text(), "it holds the lock", UP_LIMIT_S)
         starts.append(demo.begin("start.sh", "--demo"))
         wait_until(lambda: "waiting for it to end" in demo.printed(starts[1]), "another start waits", UP_LIMIT_S)
         assert "A ./start.sh is under way; ending it." in demo.stop()
