@@ -1,32 +1,50 @@
 """Settings: every knob with its unit, its default and the reason for it.
 
 Each attribute is read from the environment variable of the same name in capitals, then from `.env`, then from the
-default here. `python3 -m common.config` prints what is in force, with secrets hidden.
+default here. `.venv/bin/python3 -m common.config` prints what is in force, with secrets hidden.
 """
 
+import ipaddress
+import os
+import re
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from common import parsing
+from common import env_file, parsing
 from common.errors import ConfigError, InvalidRecord
+from common.setting_names import doubtful_lines, doubtful_variables
 
 _NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _A_NAME = "a name of letters, digits and _ that begins with no digit"  # what patterns mean, for people
 _ADDRESSES = "an address that begins with http:// or https://"
+_A_HOST = "a host name or IP address alone, without scheme, user, port or path"
+_HOST = re.compile(r"\w[\w.-]*")
+_SHOWN_HOST = re.compile(r"[\w\s.-]*(:\d+)?")  # anything else in place of a host may hold a password
+_NOT_SHOWN = "; its value is not shown, since it may hold a password"
+
+
+def _host(text: str) -> str:
+    """Raises ValueError unless the text is a host by itself."""
+    if not _HOST.fullmatch(text):
+        ipaddress.IPv6Address(text[1:-1] if text[:1] + text[-1:] == "[]" else text)  # in an address it has brackets
+    return text
+
+
+Host = Annotated[str, AfterValidator(_host)]
 
 
 class Settings(BaseSettings):
     """The effective settings of one process. Immutable; handed to whoever needs them."""
 
     model_config = SettingsConfigDict(
-        env_file=".env",
-        env_file_encoding="utf-8",
+        env_file=env_file.ENV_FILE,
+        env_file_encoding=env_file.ENCODING,
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -34,7 +52,7 @@ class Settings(BaseSettings):
     )
 
     # --- servers -----------------------------------------------------------------------------------------------
-    redis_host: str = Field("localhost", description="Redis or Valkey server (6.2 or newer)")
+    redis_host: Host = Field("localhost", description="Redis or Valkey server (6.2 or newer)")
     redis_port: int = Field(6379, ge=1, le=65535, description="its port")
     redis_db: int = Field(0, ge=0, description="its database number")
     redis_password: SecretStr | None = Field(None, description="its password; none by default")
@@ -54,7 +72,7 @@ class Settings(BaseSettings):
         "",
         description="put before every Redis key, for several pipelines on one server; e.g. '{pm}:' on a cluster",
     )
-    clickhouse_host: str = Field("localhost", description="ClickHouse server, HTTP interface")
+    clickhouse_host: Host = Field("localhost", description="ClickHouse server, HTTP interface")
     clickhouse_port: int = Field(8123, ge=1, le=65535, description="its port")
     clickhouse_database: str = Field("polymarket", pattern=_NAME_PATTERN, description="database that holds the tables")
     clickhouse_user: str = Field("default", description="user with INSERT, SELECT and, for setup_schema.py, CREATE")
@@ -228,15 +246,21 @@ class Settings(BaseSettings):
     )
 
     # --- dashboard ---------------------------------------------------------------------------------------------
-    dashboard_host: str = Field("127.0.0.1", description="address to listen on; it has no log-in, so loopback")
+    dashboard_host: Host = Field("127.0.0.1", description="address to listen on; it has no log-in, so loopback")
     dashboard_port: int = Field(8000, ge=1, le=65535, description="its port")
     stale_after_s: float = Field(
         90.0, gt=0, description="seconds without a heartbeat until a stage counts as broken; above its longest step"
     )
 
 
+HOSTS = ("redis_host", "clickhouse_host", "dashboard_host")
+SECRETS = ("redis_password", "clickhouse_password", "goldsky_api_key")
+ADDRESSES = ("polymarket_api_url", "goldsky_url", "polygon_rpc_url")
+
+
 def load_settings() -> Settings:
     """Settings from the environment and `.env`. Raises ConfigError with a line per wrong variable."""
+    env_file.read_text()  # pydantic would pass over a folder, and fail on bytes with a traceback that shows them
     try:
         settings = Settings()
     except ValidationError as error:
@@ -245,17 +269,44 @@ def load_settings() -> Settings:
     return settings
 
 
+def doubtful_names() -> list[str]:
+    """A warning for each name in `.env` or the environment that was probably meant to be a setting. No values."""
+    known = [name.upper() for name in Settings.model_fields]
+    lines = env_file.lines(env_file.read_text())
+    return [*doubtful_lines(lines, known), *doubtful_variables(os.environ, known)]
+
+
 def _check_texts(settings: Settings) -> None:
     """What pydantic can't see in a text. Raises ConfigError, as the process that reads it would."""
     key = settings.goldsky_api_key.get_secret_value() if settings.goldsky_api_key else ""
     if not all("!" <= sign <= "~" for sign in key):
         raise ConfigError("GOLDSKY_API_KEY: expected visible ASCII characters without spaces")
+    for name in SECRETS:
+        _check_encoding(name, getattr(settings, name))
+    for name in ADDRESSES:
+        _check_addresses(name, getattr(settings, name))
     parsing.start_time(settings.order_events_start, time.time())
     for address in settings.exchange_addresses.split(","):
         try:
             parsing.address(address.strip(), "EXCHANGE_ADDRESSES")
         except InvalidRecord as error:
             raise ConfigError(str(error)) from None
+
+
+def _check_encoding(name: str, secret: SecretStr | None) -> None:
+    try:
+        (secret or SecretStr("")).get_secret_value().encode()
+    except UnicodeEncodeError:  # a byte of the environment that is no UTF-8
+        raise ConfigError(f"{name.upper()}: expected text in UTF-8") from None
+
+
+def _check_addresses(name: str, addresses: str) -> None:
+    """A password with a `/` in it would end the host, and be shown as its port."""
+    try:
+        for address in addresses.split(","):
+            urlsplit(address.strip()).port  # noqa: B018 - raises ValueError
+    except ValueError:
+        raise ConfigError(f"{name.upper()}: expected {_ADDRESSES}, then a host and a port{_NOT_SHOWN}") from None
 
 
 def _complaints(error: ValidationError) -> list[str]:
@@ -265,8 +316,16 @@ def _complaints(error: ValidationError) -> list[str]:
 
 
 def _complaint(name: str, message: str, value: object) -> str:
-    got = _shown(name, value) if "://" in str(value) else value
-    return f"{name.upper()}: expected {_expectation(message)}, got {got!r}"
+    expected = _A_HOST if name in HOSTS else _expectation(message)
+    return f"{name.upper()}: expected {expected}{_got(name, str(value))}"
+
+
+def _got(name: str, text: str) -> str:
+    may_be_shown = _SHOWN_HOST.fullmatch(text) if name in HOSTS else "@" not in text
+    if name in SECRETS or not may_be_shown:
+        return _NOT_SHOWN
+    shown = ",".join(map(_without_key, text.split(","))) if "://" in text else text
+    return f", got {shown!r}"
 
 
 def _expectation(message: str) -> str:
@@ -286,13 +345,16 @@ def describe(settings: Settings) -> str:
 def _shown(name: str, value: object) -> str:
     if isinstance(value, SecretStr):
         return "(hidden)" if value.get_secret_value() else ""
-    if name == "polygon_rpc_url":  # providers put their keys into the path
+    if name in ADDRESSES and value != Settings.model_fields[name].default:  # providers put their keys into the path
         return ",".join(map(_without_key, str(value).split(",")))
     return "" if value is None else str(value)
 
 
 def _without_key(url: str) -> str:
-    parts = urlsplit(url.strip())
+    try:
+        parts = urlsplit(url.strip())
+    except ValueError:
+        return "(hidden)"
     host = parts.netloc.rpartition("@")[2]
     has_key = host != parts.netloc or parts.path.strip("/") or parts.query
     return f"{parts.scheme}://{host}/(hidden)" if has_key else url.strip()
@@ -302,6 +364,8 @@ def main() -> int:
     """Print the effective settings; 2 and the complaints when one is wrong."""
     try:
         print(describe(load_settings()))  # noqa: T201 - the command's output
+        for warning in doubtful_names():
+            print(warning, file=sys.stderr)  # noqa: T201
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from common.config import Settings, load_settings
+from common.config import Settings, doubtful_names, load_settings
 from common.errors import ConfigError, PipelineError
 from common.redis_queue import RedisQueue
 
@@ -245,6 +245,9 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         question = questions(load_settings(), arguments)[arguments.question]
+        if arguments.question == "settings":
+            for warning in doubtful_names():
+                print(warning, file=sys.stderr)  # noqa: T201 - stdout is evaluated by start.sh
         answer = wait_for(question, arguments.wait, LOADING_LIMIT_S if arguments.wait else 0.0)
     except ConfigError as error:
         answer = Answer(WRONG_CONFIGURATION, str(error))

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_exponential, wait_random
 
-from common.config import Settings, load_settings
+from common.config import Settings, doubtful_names, load_settings
 from common.errors import ConfigError, Unavailable
 from common.logging_config import setup_logging
 from common.redis_queue import RedisQueue
@@ -279,7 +279,7 @@ def main(component: str, build: Callable[[Context], Stage], *, leased: bool = Fa
     A leased component must not fall silent for as long as its lease lasts, so its back-off stays well below it.
     """
     try:
-        settings = load_settings()
+        settings, doubts = load_settings(), doubtful_names()
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201 - there is no logger without settings
         return EXIT_CONFIG
@@ -291,6 +291,8 @@ def main(component: str, build: Callable[[Context], Stage], *, leased: bool = Fa
     context = Context(settings, queue, log, lambda: signals.stopping)
     gc.set_threshold(GARBAGE_THRESHOLD)
     log.info("starting, pid %d, %s mode", os.getpid(), settings.pipeline_mode)
+    for doubt in doubts:
+        log.warning("%s", doubt)
     try:
         Runner(component, context, signals, longest_wait_s=longest_wait_s).run(_in_own_mode(build))
     except ConfigError as error:

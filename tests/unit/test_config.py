@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from common.config import Settings, describe, load_settings, main
+from common.config import Settings, describe, doubtful_names, load_settings, main
 from common.errors import ConfigError
 
 
@@ -117,6 +117,103 @@ def test_the_keys_in_addresses_of_providers_are_hidden(monkeypatch: pytest.Monke
 def test_a_wrong_address_is_told_without_the_key_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYGON_RPC_URL", "ws://rpc.example/v2/0123456789")
     with pytest.raises(ConfigError, match=r"or https://, got 'ws://rpc\.example/\(hidden\)'$"):
+        load_settings()
+
+
+SECRET_HOSTS = [
+    "rediss://user:secret@host",
+    "rediss://user:sec/ret@host:6379/0",
+    "redis://:secret",
+    "https://u:secret@h:8443",
+    "user:secret@host",
+    "user:secret",
+    "host/secret",
+]
+
+
+@pytest.mark.parametrize("name", ["REDIS_HOST", "CLICKHOUSE_HOST", "DASHBOARD_HOST"])
+@pytest.mark.parametrize("value", [*SECRET_HOSTS, "localhost:6379", " localhost", "a b", "[::1", "host,other", "é à"])
+def test_a_host_is_a_host_alone_and_a_secret_in_it_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    [line] = str(caught.value).splitlines()
+    assert line.startswith(f"{name}: expected a host name or IP address alone, without scheme, user, port or path")
+    assert "secret" not in line
+    assert "ret@" not in line
+    assert (repr(value) in line) == (value in {"localhost:6379", " localhost", "a b", "é à"})
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "10.0.0.1", "::1", "[::1]", "fe80::1%eth0", "redis_1", "clickhouse.example.", "größe.example"]
+)
+def test_hosts_of_every_kind_are_taken(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("CLICKHOUSE_HOST", host)
+    assert load_settings().clickhouse_host == host
+
+
+@pytest.mark.parametrize("name", ["POLYMARKET_API_URL", "GOLDSKY_URL", "POLYGON_RPC_URL"])
+@pytest.mark.parametrize("value", ["https://user:sec/ret@host", "https://user:secret@[host", "ftp://user:secret@host"])
+def test_a_secret_in_a_wrong_address_is_not_repeated(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=rf"^{name}: expected an address that begins with http") as caught:
+        load_settings()
+    assert "sec" not in str(caught.value)
+
+
+def test_a_password_that_is_no_text_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_PASSWORD", "hunter\udce4")  # as Python reads a byte that is no UTF-8
+    with pytest.raises(ConfigError, match=r"^REDIS_PASSWORD: expected text in UTF-8$"):
+        load_settings()
+
+
+def test_keys_in_every_address_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYMARKET_API_URL", "https://user:secret@gamma.example")
+    monkeypatch.setenv("GOLDSKY_URL", "https://gateway.example/api/secret/subgraphs/1")
+    shown = describe(load_settings())
+    assert "secret" not in shown
+    assert "POLYMARKET_API_URL=https://gamma.example/(hidden)" in shown
+
+
+ENVIRONMENT_FILES = {
+    "UTF-16 with its mark": "REDIS_PASSWORD=secret\n".encode("utf-16"),
+    "UTF-16 without": "REDIS_PASSWORD=secret\n".encode("utf-16-le"),
+    "UTF-32": "REDIS_PASSWORD=secret\n".encode("utf-32"),
+    "latin-1": "REDIS_PASSWORD=sécret\n".encode("latin-1"),
+    "NUL": b"REDIS_PASSWORD=secret\0\n",
+    "no text": bytes(range(256)),
+}
+
+
+@pytest.mark.parametrize("data", ENVIRONMENT_FILES.values(), ids=ENVIRONMENT_FILES)
+def test_a_file_that_is_no_utf_8_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / ".env").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"^\.env.*: expected text in UTF-8.*; save the file as UTF-8$") as caught:
+        load_settings()
+    assert "cret" not in str(caught.value)
+
+
+def test_the_line_of_a_byte_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"REDIS_PORT=6379\n# caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"^\.env, line 2: "):
+        load_settings()
+
+
+def test_a_byte_order_mark_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("\ufeffREDIS_HOST=größe.example\n".encode())
+    assert load_settings().redis_host == "größe.example"
+    assert doubtful_names() == []
+
+
+def test_a_folder_or_a_file_that_can_not_be_opened_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".env").symlink_to(".env")  # unreadable for root as well
+    with pytest.raises(ConfigError, match=r"^\.env: expected a file that can be read: Too many levels"):
+        load_settings()
+    (tmp_path / ".env").unlink()
+    (tmp_path / ".env").mkdir()
+    with pytest.raises(ConfigError, match=r"^\.env: expected a file that can be read: Is a directory$"):
         load_settings()
 
 
