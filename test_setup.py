@@ -4,13 +4,15 @@ Exit status: 0 all well (an unreachable source is a warning: the pipeline waits 
 2 the configuration is wrong.
 """
 
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 from common.clickhouse import ClickHouse
-from common.config import Settings, load_settings
+from common.config import Settings, doubtful_names, load_settings
+from common.env_file import ENV_FILE
 from common.errors import ConfigError, PipelineError
 from common.http import HttpSource, Rejected
 from common.probe import wait_while_loading
@@ -66,7 +68,14 @@ def redis_fact(queue: RedisQueue, section: str, name: str, wanted: str) -> str:
     return f"{name} {held}"
 
 
-def redis_checks(queue: RedisQueue, mode: str) -> Iterator[Check]:
+def redis_cli_of(settings: Settings) -> str:
+    """The command that reaches the server of the settings; it asks for a password where there is one."""
+    address = f" -h {settings.redis_host} -p {settings.redis_port}"
+    is_default = address == " -h localhost -p 6379"
+    return f"redis-cli{'' if is_default else address}{' --askpass' if settings.redis_password else ''}"
+
+
+def redis_checks(queue: RedisQueue, mode: str, redis_cli: str) -> Iterator[Check]:
     """What does not hold without a server is left out where there is none."""
     remedy = "start it (./start.sh does), or set REDIS_HOST and REDIS_PORT"
     server = check("Redis", lambda: redis_version(queue), remedy)
@@ -76,12 +85,12 @@ def redis_checks(queue: RedisQueue, mode: str) -> Iterator[Check]:
     yield check(
         "Redis keeps data",
         lambda: redis_fact(queue, "persistence", "aof_enabled", "1"),
-        "redis-cli CONFIG SET appendonly yes: without it a restart loses what was not yet in ClickHouse",
+        f"{redis_cli} CONFIG SET appendonly yes: without it a restart loses what was not yet in ClickHouse",
     )
     yield check(
         "Redis drops nothing",
         lambda: redis_fact(queue, "memory", "maxmemory_policy", "noeviction"),
-        "redis-cli CONFIG SET maxmemory-policy noeviction: eviction would remove fills",
+        f"{redis_cli} CONFIG SET maxmemory-policy noeviction: eviction would remove fills",
     )
     remedy = "right beside ./start.sh --demo, which simulates the sources below; else see PIPELINE_MODE"
     yield check("data", lambda: mode_of_data(queue, mode), remedy, is_warning=True)
@@ -120,7 +129,7 @@ def clickhouse_checks(clickhouse: ClickHouse) -> Iterator[Check]:
     remedy = "start it (./start.sh does), or set CLICKHOUSE_HOST and CLICKHOUSE_PORT"
     yield check("ClickHouse", lambda: clickhouse_version(clickhouse), remedy)
     for table in TABLES:
-        yield check(f"table {table.name}", partial(table_state, clickhouse, table), "python3 setup_schema.py")
+        yield check(f"table {table.name}", partial(table_state, clickhouse, table), ".venv/bin/python3 setup_schema.py")
 
 
 def reach(name: str, url: str, settings: Settings, ask: Callable[[HttpSource], bytes]) -> str:
@@ -168,12 +177,29 @@ def source_checks(settings: Settings) -> Iterator[Check]:
         )
 
 
+def env_file_access() -> str:
+    """Who may read `.env`, which may hold passwords and keys."""
+    try:
+        mode = ENV_FILE.stat().st_mode
+    except FileNotFoundError:
+        return "none"
+    require(not mode & (stat.S_IRGRP | stat.S_IROTH), f"others may read it ({stat.filemode(mode)})")
+    return "for its owner alone"
+
+
+def settings_checks(settings: Settings) -> Iterator[Check]:
+    yield Check("settings", f"{settings.pipeline_mode} mode")
+    for doubt in doubtful_names():
+        yield Check("setting names", doubt, "env.example lists every setting", is_warning=True)
+    yield check(".env", env_file_access, f"chmod 600 {ENV_FILE}", is_warning=True)
+
+
 def run_checks(settings: Settings) -> Iterator[Check]:
     mode = settings.pipeline_mode
-    yield Check("settings", f"{mode} mode")
+    yield from settings_checks(settings)
     queue, clickhouse = RedisQueue(settings), ClickHouse(settings)
     try:
-        yield from redis_checks(queue, mode)
+        yield from redis_checks(queue, mode, redis_cli_of(settings))
         yield from clickhouse_checks(clickhouse)
     finally:
         queue.close()
@@ -196,9 +222,13 @@ def main() -> int:
         return 2
     wait_while_loading(settings)
     failed = False
-    for result in run_checks(settings):
-        show(result)
-        failed = failed or bool(result.remedy and not result.is_warning)
+    try:
+        for result in run_checks(settings):
+            show(result)
+            failed = failed or bool(result.remedy and not result.is_warning)
+    except ConfigError as error:  # of what is beside the settings: a proxy
+        print(error, file=sys.stderr)
+        return 2
     return 1 if failed else 0
 
 

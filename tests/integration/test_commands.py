@@ -1,4 +1,4 @@
-"""The commands that a person runs to see whether the pipeline works: test_setup.py and test_message.py."""
+"""The commands that a person runs to see whether the pipeline works, and what all commands say of wrong settings."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 import test_message
 import test_setup
@@ -14,11 +15,30 @@ from tests.builders import Pipeline, make_market
 from tests.servers import ROOT, environment, free_port
 
 LIMIT_S = 120.0
+STAGES = (
+    "ingesters.polymarket_ingester",
+    "ingesters.goldsky_ingester",
+    "ingesters.polygon_ingester",
+    "processors.trade_processor",
+    "processors.clickhouse_writer",
+    "monitoring.dashboard",
+)
+COMMANDS = (
+    *(f"-m {stage}" for stage in STAGES),
+    *(str(ROOT / script) for script in ("setup_schema.py", "test_setup.py", "test_message.py")),
+    "-m common.config",
+    "-m common.probe settings",
+    "-m common.probe heartbeat dashboard",
+    "-m monitoring.audit",
+    "-m ingesters.backfill --from 2024-10-01 --to 2024-10-02",
+    "-m processors.dead_letters list",
+)
 
 
 @pytest.fixture
-def settings(pipeline: Pipeline) -> Settings:
-    """Of a pipeline whose tables are made, and whose sources are not there."""
+def settings(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
+    """Of a pipeline whose tables are made, and whose sources are not there; without a `.env`."""
+    monkeypatch.chdir(tmp_path)
     nobody = f"http://127.0.0.1:{free_port()}"
     sources = {"polymarket_api_url": nobody, "goldsky_url": nobody, "polygon_rpc_url": f"{nobody}/a,{nobody}/b"}
     return pipeline.settings.model_copy(update=sources)
@@ -58,7 +78,7 @@ class TestSetup:
     ) -> None:
         pipeline.clickhouse.command(f"DROP TABLE {pipeline.clickhouse.database}.trades")
         found = outcome(settings)["table trades"]
-        assert (found.found, found.remedy, found.is_warning) == ("missing", "python3 setup_schema.py", False)
+        assert (found.found, found.remedy, found.is_warning) == ("missing", ".venv/bin/python3 setup_schema.py", False)
 
     def test_a_table_without_a_column_or_without_tokens_is_told(self, settings: Settings, pipeline: Pipeline) -> None:
         database = pipeline.clickhouse.database
@@ -94,6 +114,75 @@ class TestSetup:
         wrong = run("test_setup.py", settings, tmp_path, {"REDIS_PORT": "six"})
         assert wrong.returncode == 2
         assert "REDIS_PORT" in wrong.stderr
+
+    def test_an_env_file_that_others_may_read_is_warned_of(self, settings: Settings, tmp_path: Path) -> None:
+        assert outcome(settings)[".env"].found == "none"
+        (tmp_path / ".env").write_text("", "utf-8")
+        for mode, is_open in ((0o600, False), (0o640, True), (0o604, True), (0o644, True), (0o400, False)):
+            (tmp_path / ".env").chmod(mode)
+            found = outcome(settings)[".env"]
+            assert (found.remedy, found.is_warning) == ("chmod 600 .env" if is_open else "", is_open)
+
+    def test_a_misspelt_setting_is_warned_of(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "setting names" not in outcome(settings)
+        monkeypatch.setenv("CLICKHOUSE_PASWORD", "secret")
+        found = outcome(settings)["setting names"]
+        assert found.found == "environment: CLICKHOUSE_PASWORD is not a setting; did you mean CLICKHOUSE_PASSWORD?"
+        assert found.is_warning
+
+    def test_its_redis_commands_reach_the_server_that_it_means(self, settings: Settings) -> None:
+        plain = settings.model_copy(update={"redis_host": "localhost", "redis_port": 6379})
+        assert test_setup.redis_cli_of(plain) == "redis-cli"
+        assert test_setup.redis_cli_of(settings) == f"redis-cli -h {settings.redis_host} -p {settings.redis_port}"
+        locked = plain.model_copy(update={"redis_password": SecretStr("secret")})
+        assert test_setup.redis_cli_of(locked) == "redis-cli --askpass"
+
+
+class TestWrongSettings:
+    """Every process ends with status 2 and a line for a person, which never repeats a secret."""
+
+    def run(self, command: str, folder: Path, **variables: str) -> str:
+        """What the command said before it ended with status 2."""
+        result = subprocess.run(
+            [sys.executable, *command.split()],
+            cwd=folder,
+            env=environment(variables),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LIMIT_S,
+        )
+        assert (result.returncode, result.stdout) == (2, ""), result.stderr
+        return result.stderr
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_whatever_is_run(self, command: str, tmp_path: Path) -> None:
+        said = self.run(command, tmp_path, REDIS_HOST="rediss://user:secret@host")
+        assert said.startswith("REDIS_HOST: expected a host name or IP address alone, without scheme, user, port or")
+        assert "secret" not in said
+        assert "Traceback" not in said
+
+    @pytest.mark.parametrize("command", ["-m common.probe settings", f"-m {STAGES[0]}", str(ROOT / "test_setup.py")])
+    def test_whatever_reads_the_file(self, command: str, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_text("REDIS_PASSWORD=secret\n", "utf-16")
+        said = self.run(command, tmp_path)
+        assert said.startswith(".env: expected text in UTF-8, got UTF-16 or no text; save the file as UTF-8\n")
+        assert "secret" not in said
+        assert "Traceback" not in said
+
+    def test_a_stage_says_in_its_log_which_setting_is_misspelt(self, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_text("REDIS_PASWORD=secret\n", "utf-8")
+        stage = [sys.executable, "-m", "monitoring.dashboard"]
+        variables = {"REDIS_PORT": str(free_port()), "LOG_TO_FILE": "false"}
+        with subprocess.Popen(
+            stage, cwd=tmp_path, env=environment(variables), stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(2)]
+            process.kill()
+        assert lines[1].endswith(
+            "WARNING - .env, line 1: REDIS_PASWORD is not a setting; did you mean REDIS_PASSWORD?\n"
+        )
 
 
 class TestMessage:
