@@ -1,9 +1,11 @@
-"""One HTTP source: the only module that imports requests.
+"""One HTTP source: the only module that sends with requests.
 
 Every failure that passes by itself surfaces as Unavailable, with a reason that names the host and never a path, a
-query or credentials, since those can hold keys. Nothing is tried again here: that is run()'s back-off.
+query or credentials, since those can hold keys. A proxy in between is named as well. Nothing is tried again here: that
+is run()'s back-off.
 """
 
+import re
 import threading
 import time
 from collections import deque
@@ -16,6 +18,7 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from common.errors import PipelineError, Unavailable
+from common.proxies import name_of, proxy_of, through
 
 RATE_WINDOW_S = 10.0  # both sources count their limits over 10 s
 MOST_BYTES = 64 * 1024 * 1024  # the largest real page, 100 events with all their markets, is below 20 MB
@@ -27,6 +30,7 @@ IDLE_CONNECTION_S = 2.0
 _CHUNK = 64 * 1024
 _SHOWN_BODY = 300
 _BUSY = (408, 425, 429)  # 4xx that pass by themselves
+_NO_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client: a proxy's answer to CONNECT
 
 
 class Rejected(PipelineError):
@@ -105,7 +109,9 @@ class HttpSource:
         """
         parts = urlsplit(base_url)
         self.host = parts.netloc.rpartition("@")[2]
-        self._name = name
+        self._proxy = proxy_of(base_url)
+        self._scheme = parts.scheme
+        self._where = f"{name} at {self.host}{through(self._proxy)}"
         self._base_url = base_url.rstrip("/")
         self._timeouts = (connect_timeout_s, read_timeout_s)
         self._answer_s = 2 * read_timeout_s  # of a whole answer: one that trickles must not hold up a stop
@@ -120,8 +126,6 @@ class HttpSource:
         self._bearer = bearer
         if bearer:
             self._session.auth = _Bearer(bearer)
-        # A machine's proxy is for the internet; the simulator on loopback is not there.
-        self._session.trust_env = parts.hostname not in ("localhost", "127.0.0.1", "::1")
 
     def wait_s(self, spare: int = 0) -> float:
         """Seconds until the next request leaves `spare` of our own limit unused. Wait before calling get or post."""
@@ -161,6 +165,7 @@ class HttpSource:
                 data=data,
                 headers={"Content-Type": "application/json"} if data is not None else None,
                 timeout=self._timeouts,
+                proxies={self._scheme: self._proxy},  # empty: none, whatever the environment says
                 stream=True,
                 allow_redirects=False,  # a POST that is redirected would arrive as a GET
             ) as response:
@@ -177,16 +182,18 @@ class HttpSource:
         while chunk := response.raw.read1(_CHUNK, decode_content=True):
             body += chunk
             if len(body) > self._most_bytes:
-                raise TooMuch(f"{self._name} at {self.host} answers more than {self._most_bytes} bytes; cut off")
+                raise TooMuch(f"{self._where} answers more than {self._most_bytes} bytes; cut off")
             if self._clock() > deadline:
-                raise TooMuch(f"{self._name} at {self.host} takes over {self._answer_s:g} s to answer; cut off")
+                raise TooMuch(f"{self._where} takes over {self._answer_s:g} s to answer; cut off")
         return bytes(body)
 
     def _check(self, response: requests.Response, body: bytes) -> None:
         status = response.status_code
         if status == requests.codes.ok:
             return
-        reason = f"{self._name} at {self.host} answers {status}"
+        if status == requests.codes.proxy_authentication_required and self._proxy:
+            raise Unavailable(f"the proxy {name_of(self._proxy)} wants a user and a password: it answers {status}")
+        reason = f"{self._where} answers {status}"
         if requests.codes.bad_request <= status < requests.codes.server_error and status not in _BUSY:
             shown = self._without_token(body.decode("utf-8", "replace"))[:_SHOWN_BODY]
             raise Rejected(f"{reason}: {shown}", status, shown)
@@ -202,12 +209,12 @@ class HttpSource:
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, requests.ConnectTimeout):
-            return f"cannot reach {self._name} at {self.host}: no connection within {self._timeouts[0]:g} s"
+            return f"cannot reach {self._where}: no connection within {self._timeouts[0]:g} s"
         if isinstance(error, requests.ReadTimeout | ReadTimeoutError):
-            return f"{self._name} at {self.host} is silent for {self._timeouts[1]:g} s"
-        if isinstance(error, requests.ConnectionError):
-            return f"cannot reach {self._name} at {self.host}: {cause(error)}"
-        return f"the answer of {self._name} at {self.host} broke off: {cause(error)}"
+            return f"{self._where} is silent for {self._timeouts[1]:g} s"
+        if isinstance(error, requests.RequestException | ValueError):  # the body is read from urllib3
+            return f"cannot reach {self._where}: {cause(error)}"
+        return f"the answer of {self._where} broke off: {cause(error)}"
 
 
 class _Bearer(requests.auth.AuthBase):
@@ -241,6 +248,8 @@ def cause(error: BaseException) -> str:
     for _ in range(10):
         if isinstance(seen, OSError) and isinstance(seen.strerror, str):
             return seen.strerror.lower()
+        if isinstance(seen, OSError) and (refused := _NO_TUNNEL.match(str(seen))):
+            return f"the proxy answers {refused[1]}"
         following = seen.__cause__ or seen.__context__ if seen is not None else None
         if following is None:
             break

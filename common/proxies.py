@@ -1,0 +1,57 @@
+"""Which hosts are reached through the proxy of HTTP_PROXY and its like, and how a message names it."""
+
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+import requests.utils
+
+from common.errors import ConfigError
+
+_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+_PRIVATE = (".localhost", ".local", ".internal")
+
+
+def is_private(host: str) -> bool:
+    """Whether a host is this machine or in a private network, where a proxy to the internet would not find it."""
+    name = host.lower().strip("[]").rstrip(".")
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return "." not in name or name.endswith(_PRIVATE)  # `clickhouse`, as compose names it, is a name by itself
+    return (getattr(address, "ipv4_mapped", None) or address).is_private
+
+
+def proxy_of(url: str) -> str:
+    """The environment's proxy for an address; empty where there is none, or NO_PROXY or the host itself rules it out.
+
+    Raises ConfigError when the proxy has no address to connect to.
+    """
+    if is_private(urlsplit(url).hostname or ""):
+        return ""
+    return checked(requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or "", _SCHEMES)
+
+
+def checked(proxy: str, schemes: Collection[str]) -> str:
+    """The proxy with its scheme, or nothing. Raises ConfigError, without its user and password."""
+    if not proxy:
+        return ""
+    address = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urlsplit(address)
+        is_usable = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ConfigError("HTTP_PROXY, HTTPS_PROXY, ALL_PROXY: expected an address such as http://proxy.example:3128")
+    return address
+
+
+def through(proxy: str) -> str:
+    """` through the proxy HOST:PORT`, never with its user and password; empty without a proxy."""
+    return f" through the proxy {name_of(proxy)}" if proxy else ""
+
+
+def name_of(proxy: str) -> str:
+    """HOST:PORT of a proxy."""
+    return urlsplit(proxy).netloc.rpartition("@")[2]
