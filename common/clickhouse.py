@@ -5,16 +5,21 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import clickhouse_connect
 import msgspec
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, Error
+from clickhouse_connect.driver.httputil import check_env_proxy, get_pool_manager_options
+from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager
 from urllib3.exceptions import HTTPError
 
 from common.config import Settings
 from common.errors import ConfigError, RefusedRows, Unavailable
+from common.proxies import checked, is_private, through
 from common.tables import MARKET_TOKENS, MARKETS, Table
 
 # Pinned per insert, because servers' defaults differ and changed (async_insert is on by default since 26.2).
@@ -42,6 +47,9 @@ LOOKED_FOR = 500  # keys a query: 40 KB of statement
 OLDEST, NEWEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # versions that are compared
 OLDEST_VERSION = -(2**63)
 LOST_ATTEMPTS = 3  # to insert rows whose token is remembered without them
+HTTPS_PORTS = (443, 8443)  # where the driver speaks TLS
+# ClickHouse sends them with every complete answer, also with an empty one; a proxy or a dying server does not.
+CONFIRMED_BY = ("X-ClickHouse-Query-Id", "X-ClickHouse-Summary")
 
 
 class ClickHouse:
@@ -49,7 +57,8 @@ class ClickHouse:
 
     def __init__(self, settings: Settings) -> None:
         self.database = settings.clickhouse_database
-        self._where = f"{settings.clickhouse_host}:{settings.clickhouse_port}"
+        self._proxy = _proxy_of(settings.clickhouse_host, settings.clickhouse_port)
+        self._where = f"{settings.clickhouse_host}:{settings.clickhouse_port}{through(self._proxy)}"
         self._settings = settings
         self._client: Client | None = None
         driver = logging.getLogger("clickhouse_connect")
@@ -57,11 +66,19 @@ class ClickHouse:
             driver.addHandler(logging.NullHandler())
 
     def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
-        """Rows of a SELECT. Server-side parameters are written `{name:Type}` in the statement."""
+        """Rows of a SELECT. Server-side parameters are written `{name:Type}` in the statement.
+
+        No rows means that there are none: an answer that is empty for another reason raises Unavailable.
+        """
         try:
-            return [tuple(row) for row in self._connected().query(sql, parameters=dict(parameters or {})).result_rows]
+            answer = self._connected().query(sql, parameters=dict(parameters or {}))
         except (Error, HTTPError) as error:
             raise self._explained(error) from error
+        rows = [tuple(row) for row in answer.result_rows]
+        found = answer.summary.get("result_rows", "0")
+        if not rows and found != "0":
+            raise Unavailable(f"ClickHouse at {self._where}: found {found} rows and sent none")
+        return rows
 
     def command(self, sql: str) -> None:
         """A statement without rows."""
@@ -156,6 +173,7 @@ class ClickHouse:
                 send_receive_timeout=int(self._settings.clickhouse_timeout_s),
                 autogenerate_session_id=False,  # sessions would forbid two statements at once
                 query_retries=0,  # the back-off is run()'s
+                pool_mgr=_pool(self._proxy),
             )
         return self._client
 
@@ -169,6 +187,42 @@ class ClickHouse:
         if code is None or code in RETRY:
             return Unavailable(reason)
         return RefusedRows(reason)
+
+
+class _Pool(PoolManager):
+    """Connections to ClickHouse; an answer that is not its own is an error."""
+
+    def urlopen(self, method: str, url: str, redirect: bool = True, **more: Any) -> BaseHTTPResponse:  # type: ignore[override]  # noqa: FBT001, FBT002 - urllib3's own
+        return _confirmed(super().urlopen(method, url, redirect, **more))
+
+
+class _ProxiedPool(ProxyManager):
+    """The same through a proxy."""
+
+    def urlopen(self, method: str, url: str, redirect: bool = True, **more: Any) -> BaseHTTPResponse:  # type: ignore[override]  # noqa: FBT001, FBT002
+        return _confirmed(super().urlopen(method, url, redirect, **more))
+
+
+def _confirmed(answer: BaseHTTPResponse) -> BaseHTTPResponse:
+    """Raises HTTPError for a success that ClickHouse has not sent: its empty body would read as 0 rows, or as done."""
+    if answer.status >= HTTPStatus.MULTIPLE_CHOICES or any(name in answer.headers for name in CONFIRMED_BY):
+        return answer
+    answer.close()
+    raise HTTPError(f"answers {answer.status} without ClickHouse's headers, which confirms nothing")
+
+
+@cache
+def _pool(proxy: str) -> PoolManager:
+    """For all clients of this process, as the driver's own."""
+    options = get_pool_manager_options()
+    return _ProxiedPool(proxy, **options) if proxy else _Pool(**options)
+
+
+def _proxy_of(host: str, port: int) -> str:
+    """The proxy that the driver would take, but none for this machine and private networks. Raises ConfigError."""
+    if is_private(host):
+        return ""
+    return checked(check_env_proxy("https" if port in HTTPS_PORTS else "http", host, port) or "", ("http", "https"))
 
 
 class _Sample(msgspec.Struct):
