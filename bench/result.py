@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
 def options(name: str, arguments: Sequence[str], **numbers: int) -> argparse.Namespace:
     """A benchmark's own options, whole numbers with a default each."""
-    parser = argparse.ArgumentParser(prog=f"python3 -m bench {name}")
+    parser = argparse.ArgumentParser(prog=f".venv/bin/python3 -m bench {name}")
     for option, default in numbers.items():
         parser.add_argument(f"--{option}", type=int, default=default, help=f"default {default:,}")
     return parser.parse_args(list(arguments))

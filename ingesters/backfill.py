@@ -1,7 +1,7 @@
 """Fills of any range of the past, in parallel, to stream:order_events: each once, however often it is run.
 
-    python3 -m ingesters.backfill --from 2024-10-01 --to 2024-11-10    these days, the last one left out
-    python3 -m ingesters.backfill --from 2025-11-13T12:15:00Z --to 1763040000 --source goldsky
+    .venv/bin/python3 -m ingesters.backfill --from 2024-10-01 --to 2024-11-10    these days, the last one left out
+    .venv/bin/python3 -m ingesters.backfill --from 2025-11-13T12:15:00Z --to 1763040000 --source goldsky
 
 The subgraph has what lies before the cut-over, Polygon the rest; without --source each is asked for its side. It may
 run beside the live pipeline, which has to write to ClickHouse meanwhile, and be interrupted in any way: the same
@@ -50,7 +50,7 @@ class Order(NamedTuple):
 def parser() -> argparse.ArgumentParser:
     description, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        "python3 -m ingesters.backfill",
+        ".venv/bin/python3 -m ingesters.backfill",
         description=description,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,

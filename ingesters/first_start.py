@@ -36,7 +36,7 @@ def read_beginning(queue: RedisQueue, source: str, cursor: Beginning) -> Beginni
 
 def about_earlier_start(setting: str, source: str, *, wanted: int, began: int) -> str:
     """What to tell a person whose setting names an earlier time than the one that reading began with."""
-    command = f"python3 -m ingesters.backfill --from {iso(wanted)} --to {iso(began)} --source {source}"
+    command = f".venv/bin/python3 -m ingesters.backfill --from {iso(wanted)} --to {iso(began)} --source {source}"
     return (
         f"ORDER_EVENTS_START={setting} is for a first start and moves nothing: reading began with {iso(began)} and "
         f"goes on from there. To fetch what lies before it: {command}"

@@ -1,7 +1,7 @@
 """Is everything there, once, and consistent? Counts fills and trades per UTC day and source, and looks for gaps.
 
-    python3 -m monitoring.audit                                      everything that ClickHouse holds
-    python3 -m monitoring.audit --from 2024-10-01 --to 2024-11-10    these days, the last one left out
+    .venv/bin/python3 -m monitoring.audit                                      everything that ClickHouse holds
+    .venv/bin/python3 -m monitoring.audit --from 2024-10-01 --to 2024-11-10    these days, the last one left out
 
 Compares rows with distinct ids, order_filled with trades, trades with markets, and the volume of the taker orders with
 Gamma's. What is missing comes with the command that fetches it. An id is looked for within its day: one that came
@@ -118,7 +118,7 @@ def last_block(settings: Settings) -> Reading[str]:
 def parser() -> argparse.ArgumentParser:
     description, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        "python3 -m monitoring.audit",
+        ".venv/bin/python3 -m monitoring.audit",
         description=description,
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,

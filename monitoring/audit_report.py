@@ -13,7 +13,7 @@ from monitoring.formatting import duration, iso, number, utc
 from monitoring.reading import Reading
 
 TOLERANCE = Decimal("0.01")  # of the volume; Gamma rounds, and counts what was traded off these exchanges
-DEAD_LETTERS = "python3 -m processors.dead_letters list --stream order_events"
+DEAD_LETTERS = ".venv/bin/python3 -m processors.dead_letters list --stream order_events"
 HEADINGS = (
     *("day", "source", "fills", "distinct", "trades", "distinct", "doubled"),
     *("no trade", "no fill", "no market", "on the way", "odd price", "volume"),
@@ -82,7 +82,7 @@ def _silent(gap: Gap) -> Problem:
 
 def to_backfill(begin: int, end: int) -> str:
     """The command that asks the sources for the range [begin, end) again, and adds what is missing."""
-    return f"python3 -m ingesters.backfill --from {iso(begin)} --to {iso(end)}"
+    return f".venv/bin/python3 -m ingesters.backfill --from {iso(begin)} --to {iso(end)}"
 
 
 def _by_day(counts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

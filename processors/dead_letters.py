@@ -1,8 +1,8 @@
 """Dead letters: what nobody could process, to look at, to send through the pipeline again, or to throw away.
 
-`python3 -m processors.dead_letters list|show|replay|discard`, each with --help. What is asked for goes to stdout, what
-is said about it to stderr. Exit status: 0 done; 1 nothing matched, something could not be done, or Redis is away;
-2 the command or the configuration is wrong.
+`.venv/bin/python3 -m processors.dead_letters list|show|replay|discard`, each with --help. What is asked for goes to
+stdout, what is said about it to stderr. Exit status: 0 done; 1 nothing matched, something could not be done, or Redis
+is away; 2 the command or the configuration is wrong.
 """
 
 import argparse
@@ -246,7 +246,9 @@ def positive(word: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     filters = _filters()
-    whole = argparse.ArgumentParser(prog="python3 -m processors.dead_letters", description=__doc__.split("\n", 1)[0])
+    whole = argparse.ArgumentParser(
+        prog=".venv/bin/python3 -m processors.dead_letters", description=__doc__.split("\n", 1)[0]
+    )
     commands = whole.add_subparsers(dest="command", required=True, metavar="list|show|replay|discard")
     for name, work in COMMANDS.items():
         described = (work.__doc__ or "").split("\n", 1)[0]

@@ -161,7 +161,9 @@ def test_a_trade_without_a_fill_is_found(complete: Pipeline) -> None:
     assert the_day(found).fills_without_trade == 0
     [problem] = problems(found)
     assert problem.text == "1 trade without a fill in order_filled: 2025-11-13"
-    assert problem.remedy == "python3 -m ingesters.backfill --from 2025-11-13T12:00:00Z --to 2025-11-13T12:01:00Z"
+    assert problem.remedy == (
+        ".venv/bin/python3 -m ingesters.backfill --from 2025-11-13T12:00:00Z --to 2025-11-13T12:01:00Z"
+    )
 
 
 def test_a_trade_without_its_market_is_found(pipeline: Pipeline) -> None:
@@ -235,7 +237,7 @@ def test_silence_is_a_gap_with_the_range_to_backfill(pipeline: Pipeline) -> None
     found = ask(pipeline, end=NOON + 1860)
     assert found.gaps == [Gap(SUBGRAPH, NOON + 900, NOON + 1801)]
     assert [problem.remedy for problem in problems(found)] == [
-        "python3 -m ingesters.backfill --from 2025-11-13T12:15:00Z --to 2025-11-13T12:30:02Z"
+        ".venv/bin/python3 -m ingesters.backfill --from 2025-11-13T12:15:00Z --to 2025-11-13T12:30:02Z"
     ]
     assert ask(pipeline, end=NOON + 1860, gap_s=901).gaps == []
 
@@ -354,7 +356,7 @@ def test_a_redis_that_is_away_leaves_it_unknown(pipeline: Pipeline) -> None:
 
 
 class TestCommand:
-    """`python3 -m monitoring.audit` as an operator runs it."""
+    """`.venv/bin/python3 -m monitoring.audit` as an operator runs it."""
 
     def run(self, pipeline: Pipeline, *options: str, **changes: str) -> "subprocess.CompletedProcess[str]":
         settings = pipeline.settings
@@ -387,7 +389,8 @@ class TestCommand:
     def test_a_gap_ends_with_1_and_the_range_to_backfill(self, complete: Pipeline) -> None:
         answer = self.run(complete, "--from", "2025-11-13", "--to", "2025-11-13T12:01", "--settle", "0")
         assert (answer.returncode, answer.stderr) == (1, "")
-        assert "python3 -m ingesters.backfill --from 2025-11-13T00:00:00Z --to 2025-11-13T12:00:01Z" in answer.stdout
+        command = ".venv/bin/python3 -m ingesters.backfill --from 2025-11-13T00:00:00Z --to 2025-11-13T12:00:01Z"
+        assert command in answer.stdout
 
     def test_json_is_one_object_with_the_same_numbers(self, complete: Pipeline) -> None:
         add_fills(complete, on_chain(10), token="more")

@@ -547,7 +547,8 @@ def test_a_start_before_the_first_one_is_said_with_the_command_that_fetches_the_
         earlier = context.settings.model_copy(update={"order_events_start": "2022-11-21"})
         build(context._replace(settings=earlier))
         assert caplog.messages[-1].endswith(
-            "python3 -m ingesters.backfill --from 2022-11-21T00:00:00Z --to 2025-11-11T09:33:20Z --source goldsky"
+            ".venv/bin/python3 -m ingesters.backfill --from 2022-11-21T00:00:00Z --to 2025-11-11T09:33:20Z "
+            "--source goldsky"
         )
         build(context._replace(settings=earlier))
         assert len([message for message in caplog.messages if "ORDER_EVENTS_START" in message]) == 2

@@ -629,7 +629,7 @@ def test_a_start_before_the_first_one_is_said_with_the_command_that_fetches_the_
     earlier = context.settings.model_copy(update={"order_events_start": "2022-11-21"})
     build(context._replace(settings=earlier))
     assert "ORDER_EVENTS_START=2022-11-21 is for a first start and moves nothing" in caplog.text
-    command = f"python3 -m ingesters.backfill --from {iso(cutover)} --to {iso(cutover + 20)} --source polygon"
+    command = f".venv/bin/python3 -m ingesters.backfill --from {iso(cutover)} --to {iso(cutover + 20)} --source polygon"
     assert caplog.text.strip().endswith(command)
 
 

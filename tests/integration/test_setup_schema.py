@@ -151,7 +151,7 @@ def test_a_refusal_by_redis_leaves_no_mark_in_clickhouse(bare: Settings) -> None
 
 
 class TestCommand:
-    """`python3 setup_schema.py` as an operator runs it."""
+    """`.venv/bin/python3 setup_schema.py` as an operator runs it."""
 
     def run(self, settings: Settings, **changes: str) -> "subprocess.CompletedProcess[str]":
         variables = {

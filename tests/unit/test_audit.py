@@ -187,7 +187,7 @@ class TestVerdict:
         [problem] = problems(an_audit(a_day(), gaps=[gap]))
         assert problem.text == "no fill for 1 h 59 min: 2025-11-13 00:01:00 UTC to 2025-11-13 02:00:00 UTC (chain)"
         assert problem.remedy == (
-            "python3 -m ingesters.backfill --from 2025-11-13T00:01:00Z --to 2025-11-13T02:00:01Z"
+            ".venv/bin/python3 -m ingesters.backfill --from 2025-11-13T00:01:00Z --to 2025-11-13T02:00:01Z"
         ), "both ends again: their seconds may be incomplete"
 
     def test_missing_fills_come_with_their_range(self) -> None:
@@ -353,7 +353,7 @@ class TestCommand:
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert ended.value.code == WRONG_COMMAND
-        assert "usage: python3 -m monitoring.audit" in capsys.readouterr().err
+        assert "usage: .venv/bin/python3 -m monitoring.audit" in capsys.readouterr().err
 
     def test_a_wrong_setting_ends_with_2(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
