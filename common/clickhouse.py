@@ -75,8 +75,8 @@ class ClickHouse:
         except (Error, HTTPError) as error:
             raise self._explained(error) from error
         rows = [tuple(row) for row in answer.result_rows]
-        found = answer.summary.get("result_rows", "0")
-        if not rows and found != "0":
+        found = int(answer.summary.get("result_rows", 0))
+        if found and not rows:
             raise Unavailable(f"ClickHouse at {self._where}: found {found} rows and sent none")
         return rows
 

@@ -64,6 +64,21 @@ def run(
     )
 
 
+def start_sh(data: Path, **variables: str) -> str:
+    """What ./start.sh says, which ends with status 2."""
+    result = subprocess.run(
+        [ROOT / "start.sh"],
+        env=environment({"DATA_DIR": str(data), "LOG_DIR": str(data), **variables}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=LIMIT_S,
+    )
+    assert result.returncode == 2, result.stdout
+    return result.stdout
+
+
 class TestSetup:
     def test_with_everything_there_only_the_sources_that_are_away_are_warned_of(self, settings: Settings) -> None:
         found = outcome(settings)
@@ -169,6 +184,17 @@ class TestWrongSettings:
         assert said.startswith(".env: expected text in UTF-8, got UTF-16 or no text; save the file as UTF-8\n")
         assert "secret" not in said
         assert "Traceback" not in said
+
+    def test_start_sh_ends_before_it_starts_anything(self, tmp_path: Path) -> None:
+        said = start_sh(tmp_path / "data", REDIS_HOST="rediss://user:secret@host")
+        assert "REDIS_HOST: expected a host name or IP address alone, without scheme" in said
+        assert "secret" not in said
+        assert "Traceback" not in said
+
+    def test_start_sh_warns_once_of_a_misspelt_setting(self, tmp_path: Path) -> None:
+        said = start_sh(tmp_path / ("too-long-a-path-for-a-socket" * 5), REDIS_PASWORD="secret")
+        assert said.count("REDIS_PASWORD is not a setting; did you mean REDIS_PASSWORD?") == 1
+        assert "secret" not in said
 
     def test_a_stage_says_in_its_log_which_setting_is_misspelt(self, tmp_path: Path) -> None:
         (tmp_path / ".env").write_text("REDIS_PASWORD=secret\n", "utf-8")
