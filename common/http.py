@@ -1,4 +1,4 @@
-"""One HTTP source: the only module that sends with requests.
+"""One HTTP source: the only module that imports requests.
 
 Every failure that passes by itself surfaces as Unavailable, with a reason that names the host and never a path, a
 query or credentials, since those can hold keys. A proxy in between is named as well. Nothing is tried again here: that
@@ -18,7 +18,7 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from common.errors import PipelineError, Unavailable
-from common.proxies import name_of, proxy_of, through
+from common.proxies import checked, is_private, name_of, through
 
 RATE_WINDOW_S = 10.0  # both sources count their limits over 10 s
 MOST_BYTES = 64 * 1024 * 1024  # the largest real page, 100 events with all their markets, is below 20 MB
@@ -29,6 +29,7 @@ UNTOLD_RETRY_AFTER_S = 10.0  # 429 without Retry-After: one window of the limit
 IDLE_CONNECTION_S = 2.0
 _CHUNK = 64 * 1024
 _SHOWN_BODY = 300
+_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 _BUSY = (408, 425, 429)  # 4xx that pass by themselves
 _NO_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client: a proxy's answer to CONNECT
 
@@ -226,6 +227,16 @@ class _Bearer(requests.auth.AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = self._header
         return request
+
+
+def proxy_of(url: str) -> str:
+    """The environment's proxy for an address; empty where there is none, or NO_PROXY or the host itself rules it out.
+
+    Raises ConfigError when the proxy has no address to connect to.
+    """
+    if is_private(urlsplit(url).hostname or ""):
+        return ""
+    return checked(requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or "", _PROXY_SCHEMES)
 
 
 def retry_after_s(told: str, now: datetime, default_s: float) -> float:

@@ -4,11 +4,8 @@ import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-import requests.utils
-
 from common.errors import ConfigError
 
-_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 _PRIVATE = (".localhost", ".local", ".internal")
 
 
@@ -20,16 +17,6 @@ def is_private(host: str) -> bool:
     except ValueError:
         return "." not in name or name.endswith(_PRIVATE)  # `clickhouse`, as compose names it, is a name by itself
     return (getattr(address, "ipv4_mapped", None) or address).is_private
-
-
-def proxy_of(url: str) -> str:
-    """The environment's proxy for an address; empty where there is none, or NO_PROXY or the host itself rules it out.
-
-    Raises ConfigError when the proxy has no address to connect to.
-    """
-    if is_private(urlsplit(url).hostname or ""):
-        return ""
-    return checked(requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or "", _SCHEMES)
 
 
 def checked(proxy: str, schemes: Collection[str]) -> str:

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from common.errors import ConfigError
-from common.proxies import checked, is_private, name_of, proxy_of, through
+from common.http import proxy_of
+from common.proxies import checked, is_private, name_of, through
 
 PROXY = "http://user:secret@proxy.example:3128"
 
