@@ -31,6 +31,7 @@ ENUMERATED = "tests/faults/test_enumerated_crashes.py"
 ENGINE = "embedded/engine.py"
 ACCESS = "embedded/access/policy.py"
 ACCESS_TESTS = "tests/integration/test_embedded_access.py"
+EMPTY_ANSWER_TESTS = "tests/integration/test_empty_answers.py"
 
 
 class Mutation(NamedTuple):
@@ -330,6 +331,27 @@ MUTATIONS = (
         "    directory.chmod(0o700)",
         "    pass",
         "tests/integration/test_embedded_redis.py",
+    ),
+    Mutation(
+        "empty answer taken for an insert that ClickHouse has done",
+        "common/clickhouse.py",
+        "any(name in answer.headers for name in CONFIRMED_BY)",
+        "True",
+        EMPTY_ANSWER_TESTS,
+    ),
+    Mutation(
+        "empty answer read as a look-up that found nothing",
+        "common/clickhouse.py",
+        "if found and not rows:",
+        "if False:",
+        EMPTY_ANSWER_TESTS,
+    ),
+    Mutation(
+        "password in place of a host repeated",
+        "common/config.py",
+        "if name in SECRETS or not may_be_shown:",
+        "if False:",
+        "tests/unit/test_config.py",
     ),
 )
 
