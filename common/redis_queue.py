@@ -110,6 +110,15 @@ class Held(NamedTuple):
     entries: int  # all that it knows to be pending
 
 
+class ConsumerInfo(NamedTuple):
+    """A consumer of a group as Redis reports it. Ages in seconds."""
+
+    name: str
+    pending: int
+    idle_s: float  # since it last asked for entries, whether there were any or not
+    held_s: float | None  # since its oldest pending entry was delivered; None: nothing is pending
+
+
 class GroupInfo(NamedTuple):
     """A consumer group as Redis reports it."""
 
@@ -459,13 +468,13 @@ class RedisQueue:
 
     def consumers(self, route: Route) -> dict[str, int]:
         """The group's consumers, alive or dead, and how many entries are pending for each; none without the group."""
-        try:
-            reply = [_pairs(consumer) for consumer in self.call("XINFO", "CONSUMERS", route.stream, route.group)]
-        except exceptions.ResponseError as error:
-            if not str(error).startswith(("NOGROUP", "no such key")):
-                raise
-            return {}  # the next read makes it again, and says so
-        return {consumer["name"].decode(): consumer["pending"] for consumer in reply}
+        return {consumer["name"].decode(): consumer["pending"] for consumer in self._consumers(route)}
+
+    def _consumers(self, route: Route) -> list[dict[str, Any]]:
+        reply: list[Any] = []
+        with _missing_group_is_empty():  # the next read makes it again, and says so
+            reply = self.call("XINFO", "CONSUMERS", route.stream, route.group)
+        return [_pairs(consumer) for consumer in reply]
 
     def claim(self, route: Route, dead: str, consumer: str) -> Claimed:
         """Take over entries of a consumer without a lease and without manifests; nothing when it is alive."""
@@ -540,6 +549,14 @@ class RedisQueue:
                 beats.append({name: value.decode() for name, value in fields.items()})
         return beats
 
+    def server_info(self) -> dict[str, str]:
+        """What the server says of itself. Raises Unavailable also where it refuses to, as a managed one may."""
+        try:
+            reply: dict[str, Any] = self.call("INFO")
+        except (exceptions.ResponseError, ConfigError) as error:
+            raise Unavailable(f"Redis at {self._where} refuses INFO: {error}") from error
+        return {name: str(value) for name, value in reply.items()}
+
     def lost_entries(self) -> int:
         """Entries that some group lost before it had processed them, ever."""
         return sum(int(count) for count in _pairs(self.call("HGETALL", self._lost_key())).values())
@@ -570,6 +587,22 @@ class RedisQueue:
             entries_read=group["entries-read"],
         )
 
+    def undelivered_since(self, stream: str, group: GroupInfo) -> str | None:
+        """Id of the oldest entry that no consumer of the group has been given; None when there is none."""
+        found = self.call("XRANGE", stream, f"({group.last_delivered_id}", "+", "COUNT", 1)
+        return found[0][0].decode() if found else None
+
+    def consumers_of(self, route: Route) -> list[ConsumerInfo]:
+        """The group's consumers, alive or dead; none without the group."""
+        return [self._consumer_info(route, consumer) for consumer in self._consumers(route)]
+
+    def _consumer_info(self, route: Route, consumer: dict[str, Any]) -> ConsumerInfo:
+        name, pending = consumer["name"].decode(), consumer["pending"]
+        oldest: list[Any] = []
+        with _missing_group_is_empty():
+            oldest = self.call("XPENDING", route.stream, route.group, "-", "+", 1, name) if pending else []
+        return ConsumerInfo(name, pending, consumer["idle"] / 1000, oldest[0][2] / 1000 if oldest else None)
+
     @contextmanager
     def available(self) -> Iterator[None]:
         """Redis' errors as ours: see `call`."""
@@ -588,6 +621,16 @@ class RedisQueue:
                 raise ConfigError(f"REDIS_WAITAOF_S: {self._where} can't do that ({error})") from error
             if any(sign in str(error) for sign in TEMPORARY):
                 raise Unavailable(f"Redis at {self._where}: {error}") from error
+            raise
+
+
+@contextmanager
+def _missing_group_is_empty() -> Iterator[None]:
+    """Lets a question about a consumer group pass where the group or its stream is missing."""
+    try:
+        yield
+    except exceptions.ResponseError as error:
+        if not str(error).startswith(("NOGROUP", "no such key")):
             raise
 
 

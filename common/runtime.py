@@ -23,6 +23,7 @@ from tenacity.wait import wait_exponential, wait_random
 
 from common.config import Settings, doubtful_names, load_settings
 from common.errors import ConfigError, Unavailable
+from common.eviction import EvictionWatch
 from common.logging_config import setup_logging
 from common.redis_queue import RedisQueue
 from common.state import check_mode
@@ -152,6 +153,7 @@ class Runner:
         self._signals = signals
         self._now = now
         self._heartbeat = Heartbeat(component, context.settings, context.queue, now)
+        self._eviction = EvictionWatch(context.queue, context.log)
         self._waiting_since: float | None = None
         self._reminded_at = 0.0
         self._reason = ""
@@ -226,11 +228,14 @@ class Runner:
             self._heartbeat.beat(stage, state, reason, next_attempt_at)
         except Unavailable:
             self._context.log.debug("no heartbeat: Redis is away")
+        if state == "running":
+            self._eviction.check(self._now())
 
     def _recovered(self) -> None:
         if self._waiting_since is not None:
             self._context.log.info("available again after %.1f s", self._now() - self._waiting_since)
             self._waiting_since = None
+            self._eviction.check_soon()
 
     def _drain(self, stage: Stage) -> None:
         self._context.log.info("stopping: finishing what is in hand")

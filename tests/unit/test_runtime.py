@@ -56,6 +56,7 @@ class Beats(RedisQueue):
         self.started: list[str] = []
         self.starts = 6
         self.away = False
+        self.info = {"run_id": "first", "maxmemory_policy": "noeviction"}
 
     def beat(self, instance: str, fields: Mapping[str, str], ttl_s: int) -> None:
         self._check()
@@ -68,6 +69,10 @@ class Beats(RedisQueue):
         self.started += [component] * change
         self.starts += change
         return self.starts
+
+    def server_info(self) -> dict[str, str]:
+        self._check()
+        return self.info
 
     def _check(self) -> None:
         if self.away:
@@ -387,3 +392,43 @@ class TestSignals:
         signal.raise_signal(signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         assert signal.getsignal(signal.SIGINT) != signal.SIG_DFL
+
+
+def change(life: Life, **info: str) -> Work:
+    def step() -> float:
+        life.beats.info = life.beats.info | info
+        return 60.0
+
+    return step
+
+
+def test_an_eviction_policy_that_loses_fills_is_warned_of_once(life: Life, log: pytest.LogCaptureFixture) -> None:
+    life.beats.info["maxmemory_policy"] = "allkeys-lru"
+    life.run(Script(life.clock, *[fine(1.0)] * 600), 600)
+    [warning] = warnings(log)
+    assert "maxmemory-policy is allkeys-lru" in warning
+    assert warning.endswith("run redis-cli CONFIG SET maxmemory-policy noeviction")
+
+
+def test_it_is_warned_of_again_when_it_changes_and_not_when_it_is_mended(
+    life: Life, log: pytest.LogCaptureFixture
+) -> None:
+    policies = ("allkeys-lru", "volatile-ttl", "noeviction", "allkeys-lru")
+    life.run(Script(life.clock, *[change(life, maxmemory_policy=policy) for policy in policies]), 600)
+    told = [warning.split(":")[0] for warning in warnings(log)]
+    assert told == [f"maxmemory-policy is {policy}" for policy in ("allkeys-lru", "volatile-ttl", "allkeys-lru")]
+
+
+def test_it_is_warned_of_again_by_another_server(life: Life, log: pytest.LogCaptureFixture) -> None:
+    life.beats.info["maxmemory_policy"] = "allkeys-lru"
+    life.run(Script(life.clock, fine(1.0), unavailable(), change(life, run_id="second")), 100)
+    assert [warning.startswith("maxmemory-policy") for warning in warnings(log)] == [True, False, True]
+
+
+def test_a_server_that_does_not_tell_its_policy_is_no_reason_to_stop(
+    life: Life, log: pytest.LogCaptureFixture
+) -> None:
+    life.beats.info = {}
+    stage = Script(life.clock, *[fine(1.0)] * 5)
+    life.run(stage, 100)
+    assert (len(stage.stepped_at) > 5, warnings(log)) == (True, [])
