@@ -5,10 +5,14 @@ from typing import Literal
 
 import msgspec
 
-from monitoring.formatting import ago, duration, number, printable
+from common.eviction import eviction_warning
+from monitoring.disks import Disk
+from monitoring.formatting import ago, duration, number, printable, size
 from monitoring.reading import Reading
+from monitoring.redis_server import OK, RedisState
 from monitoring.sources import Source
 from monitoring.stages import Stage
+from monitoring.standstill import standstills
 from monitoring.status import Status
 from monitoring.streams import Stream
 
@@ -53,6 +57,8 @@ def _reasons(status: Status) -> Iterator[Reason]:
     yield from _no_fills(status.sources)
     for stage in status.stages:
         yield from _stage(stage, status.at)
+    for found in standstills(status):
+        yield Reason(*found)
     for source in status.sources:
         yield from _source(source, status)
     for stream in status.streams:
@@ -62,6 +68,9 @@ def _reasons(status: Status) -> Iterator[Reason]:
             if table.rows.state == "unknown":
                 yield Reason("broken", table.name, table.rows.reason)
     yield from _losses(status)
+    yield from _redis(status.redis_state)
+    for disk in status.disks.value or []:
+        yield from _disk(disk)
 
 
 def _server(name: str, reachable: Reading[bool]) -> Iterator[Reason]:
@@ -132,3 +141,24 @@ def _losses(status: Status) -> Iterator[Reason]:
     if status.lost_entries.value:
         text = f"{number(status.lost_entries.value)} entries left Redis before every group had processed them"
         yield Reason("degraded", "Redis", text)
+
+
+def _redis(redis: RedisState) -> Iterator[Reason]:
+    policy = redis.eviction_policy.value
+    if policy is not None and (warning := eviction_warning(printable(policy))):
+        yield Reason("degraded", "Redis", warning)
+    if redis.append_only_file.value not in {None, OK}:
+        text = "can't write its append-only file and refuses all writes: is its disk full?"
+        yield Reason("broken", "Redis", text)
+    for what, told in (("rewrite its append-only file", redis.rewrite), ("write its last snapshot", redis.snapshot)):
+        if told.value not in {None, OK}:
+            yield Reason("degraded", "Redis", f"could not {what}: is its disk nearly full?")
+
+
+def _disk(disk: Disk) -> Iterator[Reason]:
+    """Merges, and with them inserts, stop before the last byte is taken."""
+    left = f"{size(disk.free_bytes)} of {size(disk.total_bytes)} free at {printable(disk.path)}"
+    if disk.is_full:
+        yield Reason("broken", "ClickHouse", f"its disk {printable(disk.name)} is full: {left}")
+    elif disk.is_nearly_full:
+        yield Reason("degraded", "ClickHouse", f"its disk {printable(disk.name)} is nearly full: {left}")

@@ -11,7 +11,9 @@ from common.clickhouse import ClickHouse
 from common.config import Settings
 from common.redis_queue import RedisQueue
 from common.tables import TRADES
+from monitoring.disks import Disk, read_disks
 from monitoring.reading import Reading, Server
+from monitoring.redis_server import RedisState, read_redis
 from monitoring.sources import Source, read_sources
 from monitoring.stages import COMPONENTS, Stage, read_stage
 from monitoring.streams import DeadLetters, Stream, expected_groups, read_dead_letters, read_stream
@@ -43,6 +45,8 @@ class Status(msgspec.Struct, frozen=True):
     latency: Latency
     dead_letters: list[DeadLetters]
     lost_entries: Reading[int]  # gone from Redis before every group had them
+    redis_state: RedisState
+    disks: Reading[list[Disk]]  # of ClickHouse
     stream_backlog_limit: int  # entries behind which ingesters pause
 
     def stage(self, component: str) -> Stage:
@@ -73,6 +77,8 @@ def collect(queue: RedisQueue, clickhouse: ClickHouse, settings: Settings, now: 
         dead_letters=[read_dead_letters(queue, redis, stream) for stream in groups],
         watermarks=[read_watermark(queue, redis, name) for name in WATERMARKS],
         lost_entries=redis.read(queue.lost_entries),
+        redis_state=read_redis(queue, redis),
+        disks=read_disks(clickhouse, database),
         tables=tables,
         latency=_latency(stages, tables, read_stored(clickhouse, database, now), now),
         stream_backlog_limit=settings.stream_backlog_limit,

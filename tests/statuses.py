@@ -4,21 +4,24 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from common.dead_letters import DeadLetter
-from common.redis_queue import GroupInfo, StreamInfo
+from common.redis_queue import ConsumerInfo, GroupInfo, StreamInfo
+from monitoring.disks import GB, Disk
 from monitoring.reading import Reading, absent, known, unknown
+from monitoring.redis_server import as_redis_state
 from monitoring.sources import read_sources
 from monitoring.stages import COMPONENTS, read_stage
 from monitoring.status import Latency, Status
-from monitoring.streams import as_dead_letters, as_stream
+from monitoring.streams import Reader, Work, as_dead_letters, as_stream
 from monitoring.tables import Stored, TableState
 from monitoring.watermarks import WATERMARKS, Watermark
 
 NOW = 1_763_749_211.0  # 2025-11-21 18:20:11 UTC
 STALE_AFTER_S = 90.0
+WRITER, PROCESSOR = Reader("clickhouse_writer", 122.0), Reader("trade_processor", 3660.0)
 GROUPS = {
-    "stream:markets": ("markets_writers",),
-    "stream:order_events": ("events_processors", "order_events_writers"),
-    "stream:trades": ("trades_writers",),
+    "stream:markets": {"markets_writers": WRITER},
+    "stream:order_events": {"events_processors": PROCESSOR, "order_events_writers": WRITER},
+    "stream:trades": {"trades_writers": WRITER},
 }
 AWAY = unknown("Redis at localhost:6379: Error 111 connecting to localhost:6379. Connection refused.")
 CLICKHOUSE_AWAY = unknown("ClickHouse at localhost:8123: connection refused")
@@ -85,6 +88,17 @@ def group(name: str, lag: int | None = 4, pending: int = 12, read: int | None = 
     return GroupInfo(name, 1, pending, lag, f"{int(NOW * 1000) - 100}-0", oldest, read)
 
 
+def member(name: str, pending: int = 12, idle_s: float = 0.1, held_s: float | None = 0.6) -> ConsumerInfo:
+    """A consumer that keeps up."""
+    return ConsumerInfo(name, pending, idle_s, held_s)
+
+
+def work_of(name: str) -> dict[str, Work]:
+    """What the groups of a stream hold while they keep up."""
+    since = f"{int(NOW * 1000) - 90}-0"
+    return {group: Work(since, [member(f"{reader.component}-1")]) for group, reader in GROUPS[name].items()}
+
+
 def stream_info(name: str) -> StreamInfo:
     """A stream with the groups that it should have."""
     first, last = f"{int(NOW * 1000) - 20_000}-0", f"{int(NOW * 1000) - 90}-0"
@@ -110,6 +124,13 @@ MARKS = {
     "polymarket_cursor": "open eyJpZCI6IjUxNjkzNyJ9",
 }
 ROWS = {"markets": 1_512_377, "market_tokens": 3_024_760, "order_filled": 1_204_000, "trades": 1_203_961}
+
+
+REDIS_INFO = {
+    "maxmemory_policy": "noeviction", "aof_enabled": "1", "aof_last_write_status": "ok",
+    "aof_last_bgrewrite_status": "ok", "rdb_last_bgsave_status": "ok",
+}  # fmt: skip
+DISK = Disk("default", "/var/lib/clickhouse/", 400 * GB, 1000 * GB)
 
 
 def watermarks(redis: Reading[Any] | None) -> list[Watermark]:
@@ -140,11 +161,15 @@ def a_status(
     redis: Reading[Any] | None = None,
     clickhouse: Reading[Any] | None = None,
     lost_entries: int = 0,
+    work: Mapping[str, dict[str, Work]] | None = None,
+    redis_info: Mapping[str, str] | None = None,
+    disks: list[Disk] | None = None,
 ) -> Status:
     """A pipeline in which everything works, but for what is given."""
     told = either(redis, beats() if heartbeats is None else heartbeats)
     stages = [read_stage(component, told, STALE_AFTER_S, NOW) for component in COMPONENTS]
     infos = {name: stream_info(name) for name in GROUPS} | dict(streams or {})
+    works = {name: work_of(name) for name in infos} | dict(work or {})
     found = {name: (letters or {}).get(name, []) for name in GROUPS}
     writer = stages[COMPONENTS.index("clickhouse_writer")]
     return Status(
@@ -154,7 +179,10 @@ def a_status(
         clickhouse=either(clickhouse, value=True),
         stages=stages,
         sources=read_sources(stages),
-        streams=[as_stream(name, either(redis, info), GROUPS[name], NOW) for name, info in infos.items()],
+        streams=[
+            as_stream(name, either(redis, info), GROUPS[name], NOW, either(redis, works[name]))
+            for name, info in infos.items()
+        ],
         watermarks=watermarks(redis),
         tables=sizes(clickhouse) if tables is None else tables,
         latency=Latency(
@@ -165,5 +193,7 @@ def a_status(
         ),
         dead_letters=[as_dead_letters(name, either(redis, (len(found[name]), found[name]))) for name in GROUPS],
         lost_entries=either(redis, lost_entries),
+        redis_state=as_redis_state(either(redis, REDIS_INFO | dict(redis_info or {}))),
+        disks=either(clickhouse, [DISK] if disks is None else disks),
         stream_backlog_limit=500_000,
     )
