@@ -321,5 +321,20 @@ LEFT JOIN
 SETTINGS do_not_merge_across_partitions_select_final = 1""".replace("LAST_PRICE", LAST_PRICE),
 )
 
-TABLES = (MARKETS, MARKET_TOKENS, ORDER_FILLED, TRADES)
+# Kept beside the rows themselves: what was lost with Redis' data must not be lost with it.
+REPEATED_HOURS = Table(
+    name="repeated_hours",
+    comment="Hours of event time in which rows were stored twice, as after a loss of Redis' data",
+    columns=(
+        Column("table_name", "LowCardinality(String)", "order_filled or trades"),
+        Column("hour", "DateTime('UTC')", "its beginning"),
+        Column("noticed_at", "DateTime64(3, 'UTC')", "when a writer saw that last", default="now64(3, 'UTC')"),
+    ),
+    engine="ReplacingMergeTree(noticed_at)",
+    order_by=("table_name", "hour"),
+    required=("table_name",),
+)
+
+RECORD_TABLES = (MARKETS, MARKET_TOKENS, ORDER_FILLED, TRADES)
+TABLES = (*RECORD_TABLES, REPEATED_HOURS)
 VIEWS = (MARKET_TOKENS_VIEW, TRADES_TAKER, DAILY_VOLUME, MARKET_SUMMARY)  # each after those that it reads

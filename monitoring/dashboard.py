@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,26 +24,39 @@ from common.redis_queue import RedisQueue
 from common.runtime import Context, main
 from monitoring.access import guard
 from monitoring.page import render_fragment, render_page
+from monitoring.repetitions import RepetitionCounter
 from monitoring.snapshot import Snapshot, Watch
 from monitoring.status import collect
 
 STATIC = Path(__file__).parent / "static"
 READ_TIMEOUT_S = 2.0  # the page has to say soon that a server does not answer; other processes can wait longer
+COUNT_TIMEOUT_S = 6.0  # above what a count may take; a stop waits for it
 GRACE_S = 5  # for requests under way when the process is told to stop
 CHECK_S = 1.0
 OK, UNAVAILABLE = 200, 503
+Job = Callable[[], Coroutine[None, None, None]]
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Response]])
 
 
-def create_app(settings: Settings, queue: RedisQueue, clickhouse: ClickHouse, clock: Callable[[], float]) -> FastAPI:
+def create_app(
+    settings: Settings,
+    queue: RedisQueue,
+    clickhouse: ClickHouse,
+    counter: RepetitionCounter,
+    clock: Callable[[], float],
+) -> FastAPI:
     """The application on a pipeline's servers."""
-    return app_of(Watch(lambda now: collect(queue, clickhouse, settings, now), clock), settings.dashboard_host)
+    watch = Watch(lambda now: collect(queue, clickhouse, settings, now, counter.latest), clock)
+    return app_of(watch, settings.dashboard_host, counter.count_for_ever)
 
 
-def app_of(watch: Watch, listening_on: str) -> FastAPI:
-    """The application. While it runs it samples for its charts; it reads at most once a second for all clients."""
-    app = FastAPI(title="Polymarket pipeline", lifespan=_sampling(watch), openapi_url=None)
-    app.state.sampler = None
+def app_of(watch: Watch, listening_on: str, *jobs: Job) -> FastAPI:
+    """The application. While it runs it samples for its charts; it reads at most once a second for all clients.
+
+    `jobs` run as long as it does.
+    """
+    app = FastAPI(title="Polymarket pipeline", lifespan=_running(watch.sample_for_ever, *jobs), openapi_url=None)
+    app.state.jobs = []
     app.middleware("http")(guard(listening_on))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _add_pages(app, watch)
@@ -51,14 +64,16 @@ def app_of(watch: Watch, listening_on: str) -> FastAPI:
     return app
 
 
-def _sampling(watch: Watch) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+def _running(*jobs: Job) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        sampler = app.state.sampler = asyncio.create_task(watch.sample_for_ever())
+        tasks = app.state.jobs = [asyncio.create_task(job()) for job in jobs]
         yield
-        sampler.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sampler
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     return lifespan
 
@@ -139,12 +154,13 @@ class Dashboard:
         return "dashboard"
 
     def step(self) -> float:
-        """Crash when the server or its sampling has: pages that stand still must not look alive."""
+        """Crash when the server or what runs beside it has: pages that stand still must not look alive."""
         if not self._thread.is_alive():
             raise RuntimeError("the web server has ended by itself")
-        sampler: asyncio.Task[None] | None = self._app.state.sampler
-        if sampler is not None and sampler.done():
-            raise RuntimeError("sampling has ended by itself") from sampler.exception()
+        jobs: list[asyncio.Task[None]] = self._app.state.jobs
+        for job in jobs:
+            if job.done():
+                raise RuntimeError("what runs beside the pages has ended by itself") from job.exception()
         return CHECK_S
 
     def drain(self) -> None:
@@ -166,13 +182,16 @@ def build(context: Context) -> Dashboard:
     settings = context.settings.model_copy(update=timeouts)
     listening = listen(settings.dashboard_host, settings.dashboard_port)
     queue, clickhouse = RedisQueue(settings), ClickHouse(settings)
+    patient = ClickHouse(settings.model_copy(update={"clickhouse_timeout_s": COUNT_TIMEOUT_S}))
+    counter = RepetitionCounter(patient)
 
     def close() -> None:
         queue.close()
         clickhouse.close()
+        patient.close()
 
     context.log.info("listening on http://%s:%d", settings.dashboard_host, settings.dashboard_port)
-    return Dashboard(create_app(settings, queue, clickhouse, time.time), listening, close)
+    return Dashboard(create_app(settings, queue, clickhouse, counter, time.time), listening, close)
 
 
 def listen(host: str, port: int) -> socket.socket:

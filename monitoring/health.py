@@ -10,6 +10,7 @@ from monitoring.disks import Disk
 from monitoring.formatting import ago, duration, number, printable, size
 from monitoring.reading import Reading
 from monitoring.redis_server import OK, RedisState
+from monitoring.repetitions import Repeated
 from monitoring.sources import Source
 from monitoring.stages import Stage
 from monitoring.standstill import standstills
@@ -71,6 +72,8 @@ def _reasons(status: Status) -> Iterator[Reason]:
     yield from _redis(status.redis_state)
     for disk in status.disks.value or []:
         yield from _disk(disk)
+    for repeated in status.repeated.value or []:
+        yield from _repeated(repeated)
 
 
 def _server(name: str, reachable: Reading[bool]) -> Iterator[Reason]:
@@ -162,3 +165,14 @@ def _disk(disk: Disk) -> Iterator[Reason]:
         yield Reason("broken", "ClickHouse", f"its disk {printable(disk.name)} is full: {left}")
     elif disk.is_nearly_full:
         yield Reason("degraded", "ClickHouse", f"its disk {printable(disk.name)} is nearly full: {left}")
+
+
+def _repeated(repeated: Repeated) -> Iterator[Reason]:
+    cause = "as after a loss of Redis' data"
+    remedy = f"merges remove them, or at once: {repeated.remedy}"
+    if repeated.rows.value is None:
+        text = f"may have rows twice, {cause}, and how many is unknown ({printable(repeated.rows.reason)}); {remedy}"
+        yield Reason("degraded", repeated.table, text)
+    elif repeated.rows.value:
+        rows = f"{number(repeated.rows.value)} row{'' if repeated.rows.value == 1 else 's'}"
+        yield Reason("degraded", repeated.table, f"has {rows} twice, {cause}; {remedy}")

@@ -14,6 +14,7 @@ from common.tables import TRADES
 from monitoring.disks import Disk, read_disks
 from monitoring.reading import Reading, Server
 from monitoring.redis_server import RedisState, read_redis
+from monitoring.repetitions import NOT_COUNTED, Repeated
 from monitoring.sources import Source, read_sources
 from monitoring.stages import COMPONENTS, Stage, read_stage
 from monitoring.streams import DeadLetters, Stream, expected_groups, read_dead_letters, read_stream
@@ -47,6 +48,7 @@ class Status(msgspec.Struct, frozen=True):
     lost_entries: Reading[int]  # gone from Redis before every group had them
     redis_state: RedisState
     disks: Reading[list[Disk]]  # of ClickHouse
+    repeated: Reading[list[Repeated]]  # tables that have rows twice; empty: none
     stream_backlog_limit: int  # entries behind which ingesters pause
 
     def stage(self, component: str) -> Stage:
@@ -60,8 +62,16 @@ class Status(msgspec.Struct, frozen=True):
         return next(table for table in self.tables if table.name == name)
 
 
-def collect(queue: RedisQueue, clickhouse: ClickHouse, settings: Settings, now: float) -> Status:
-    """Read everything once. A server that is away costs two time-outs at most."""
+def collect(
+    queue: RedisQueue,
+    clickhouse: ClickHouse,
+    settings: Settings,
+    now: float,
+    repeated: Reading[list[Repeated]] = NOT_COUNTED,
+) -> Status:
+    """Read everything once, but for what takes longer and was counted before. A server that is away costs two time-outs
+    at most.
+    """
     redis = Server(lambda: queue.call("PING"))
     database = Server(lambda: clickhouse.query("SELECT 1"))
     beats = redis.read(queue.heartbeats)
@@ -79,6 +89,7 @@ def collect(queue: RedisQueue, clickhouse: ClickHouse, settings: Settings, now: 
         lost_entries=redis.read(queue.lost_entries),
         redis_state=read_redis(queue, redis),
         disks=read_disks(clickhouse, database),
+        repeated=repeated,
         tables=tables,
         latency=_latency(stages, tables, read_stored(clickhouse, database, now), now),
         stream_backlog_limit=settings.stream_backlog_limit,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import msgspec
 
 from common.clickhouse import ClickHouse
-from common.tables import MARKETS, ORDER_FILLED, TABLES, TRADES
+from common.tables import MARKETS, ORDER_FILLED, RECORD_TABLES, TRADES
 from monitoring.reading import Reading, Server, absent, known, known_or, unknown
 
 STORED_WINDOW_S = 300  # only fills whose block is that recent tell the pace of now; older ones were caught up with
@@ -38,7 +38,7 @@ class _Size(NamedTuple):
 def read_tables(clickhouse: ClickHouse, database: Server) -> list[TableState]:
     """Every table of the pipeline; a missing one is unknown with that reason."""
     sizes = database.read(lambda: _sizes(clickhouse))
-    return [_table(clickhouse, database, sizes, table.name) for table in TABLES]
+    return [_table(clickhouse, database, sizes, table.name) for table in RECORD_TABLES]
 
 
 def _sizes(clickhouse: ClickHouse) -> dict[str, _Size]:

@@ -8,7 +8,7 @@ or is found not to have the rows: see `ClickHouse.insert_again`.
 import gc
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from common.runtime import Context, main
 from common.tables import MARKETS, ORDER_FILLED, TRADES, Table
 from processors.batches import Buffer, Manifest, is_row
 from processors.manifests import Manifests
+from processors.repetitions import Repetitions
 
 COMPONENT = "clickhouse_writer"
 READ_COUNT = 5000  # entries a read: some 3 MB, a reply of 20 ms
@@ -36,6 +37,14 @@ class Insert(NamedTuple):
     manifest: Manifest
     entries: list[Entry]
     answer: "Future[None]"
+
+
+class Batch(NamedTuple):
+    """What an insert sends."""
+
+    rows: bytes
+    entries: list[Entry]  # that the rows are the data of
+    token: str
 
 
 class Latencies:
@@ -169,6 +178,7 @@ class ClickHouseWriter:
         self._inserts = ThreadPoolExecutor(len(self._channels), thread_name_prefix="insert")
         self._counts = {"records_in": 0, "records_out": 0, "dead_letters": 0, "batches": 0}
         self._latencies = Latencies()
+        self._repetitions = Repetitions(clickhouse, context.log)
         self._next_care_at = 0.0
         self._next_trim_at = 0.0
         for channel in self._channels:
@@ -255,10 +265,14 @@ class ClickHouseWriter:
         rows = b"\n".join([entry.data for entry in entries])
         is_first = manifest.token in channel.taken and not channel.failing
         insert = self._clickhouse.batch_insert if is_first else self._clickhouse.insert_again
-        answer = self._inserts.submit(insert, channel.table, rows, manifest.token)
+        answer = self._inserts.submit(self._insert, insert, channel.table, Batch(rows, entries, manifest.token))
         channel.insert = Insert(manifest, entries, answer)
         if channel.failing:
             self._look_at(channel, channel.insert)
+
+    def _insert(self, insert: Callable[[Table, bytes, str], None], table: Table, batch: Batch) -> None:
+        insert(table, batch.rows, batch.token)
+        self._repetitions.check(table, batch.entries)
 
     def _give_up(self, channel: Channel, manifest: Manifest, left: list[Entry]) -> None:
         """Drop a batch that is acknowledged already, or that the stream has lost entries of.

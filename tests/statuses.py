@@ -8,6 +8,7 @@ from common.redis_queue import ConsumerInfo, GroupInfo, StreamInfo
 from monitoring.disks import GB, Disk
 from monitoring.reading import Reading, absent, known, unknown
 from monitoring.redis_server import as_redis_state
+from monitoring.repetitions import Repeated
 from monitoring.sources import read_sources
 from monitoring.stages import COMPONENTS, read_stage
 from monitoring.status import Latency, Status
@@ -164,6 +165,7 @@ def a_status(
     work: Mapping[str, dict[str, Work]] | None = None,
     redis_info: Mapping[str, str] | None = None,
     disks: list[Disk] | None = None,
+    repeated: list[Repeated] | None = None,
 ) -> Status:
     """A pipeline in which everything works, but for what is given."""
     told = either(redis, beats() if heartbeats is None else heartbeats)
@@ -195,5 +197,6 @@ def a_status(
         lost_entries=either(redis, lost_entries),
         redis_state=as_redis_state(either(redis, REDIS_INFO | dict(redis_info or {}))),
         disks=either(clickhouse, [DISK] if disks is None else disks),
+        repeated=either(clickhouse, repeated or []),
         stream_backlog_limit=500_000,
     )

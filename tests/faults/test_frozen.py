@@ -1,4 +1,4 @@
-"""Real processes that are frozen with SIGSTOP while fills arrive: the dashboard's verdict, in time and no false alarm."""
+"""Real processes that are frozen with SIGSTOP while fills arrive: the verdict in time, and no false alarm."""
 
 import time
 from collections.abc import Iterator

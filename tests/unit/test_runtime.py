@@ -425,9 +425,7 @@ def test_it_is_warned_of_again_by_another_server(life: Life, log: pytest.LogCapt
     assert [warning.startswith("maxmemory-policy") for warning in warnings(log)] == [True, False, True]
 
 
-def test_a_server_that_does_not_tell_its_policy_is_no_reason_to_stop(
-    life: Life, log: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_that_does_not_tell_its_policy_is_no_reason_to_stop(life: Life, log: pytest.LogCaptureFixture) -> None:
     life.beats.info = {}
     stage = Script(life.clock, *[fine(1.0)] * 5)
     life.run(stage, 100)

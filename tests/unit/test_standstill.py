@@ -38,10 +38,11 @@ def test_a_writer_that_holds_entries_and_does_nothing_is_frozen() -> None:
     status = a_status(
         heartbeats=beats(**silent("clickhouse_writer")), work=work(FROZEN_WRITER, member("trade_processor-1"))
     )
-    assert told(status) == [
+    [text] = told(status)
+    assert text == (
         "broken: clickhouse_writer is frozen: clickhouse_writer-1 (pid 4711 on pipeline-1) has stood still for "
         "21\u202fs, while it holds 36 entries"
-    ]
+    )
 
 
 def test_a_processor_that_leaves_entries_unread_is_frozen_though_it_holds_none() -> None:
