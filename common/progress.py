@@ -133,6 +133,16 @@ class Progress:
         return answer
 
 
+def read_runs(queue: RedisQueue) -> list[tuple[str, Run]]:
+    """Every run that is kept, with the name of its source."""
+    prefix, found = queue.keys.backfill("", "").removesuffix(":"), []
+    for key in queue.scan(prefix):
+        source, _, name = key.removeprefix(prefix).partition(":")
+        if ".." in name and "frontier" in (fields := queue.read_hash(key)):
+            found.append((source, _run(fields)))
+    return found
+
+
 def _hours(portion: Portion) -> dict[int, Hour]:
     """What the portion adds, by hour."""
     hours: dict[int, Hour] = {}

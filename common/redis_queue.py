@@ -375,6 +375,10 @@ class RedisQueue:
         reply = self.call("XREAD", "COUNT", count, "STREAMS", stream, after)
         return _entries(reply[0][1]) if reply else []
 
+    def read_from(self, stream: str, first: str, count: int) -> list[Entry]:
+        """Entries from an id on, itself included, outside any group."""
+        return _entries(self.call("XRANGE", stream, first, "+", "COUNT", count))
+
     def _read_group(self, route: Route, consumer: str, count: int, block_ms: int) -> list[Entry]:
         """New entries. The first piece is waited for alone: mostly, there is not more."""
         reading = _reading(route, consumer, min(count, PIECE), b">", block_ms)
@@ -540,14 +544,16 @@ class RedisQueue:
 
     def heartbeats(self) -> list[dict[str, str]]:
         """The fields of every heartbeat that has not expired."""
-        beats = []
+        return [beat for key in self.scan(self.keys.heartbeat("")) if (beat := self.read_hash(key))]
+
+    def scan(self, prefix: str) -> list[str]:
+        """The keys that begin like that, in order."""
         with self.available():
-            keys = sorted(self._redis.scan_iter(match=f"{self.keys.heartbeat('')}*", count=1000))
-        for key in keys:
-            fields = _pairs(self.call("HGETALL", key))
-            if fields:
-                beats.append({name: value.decode() for name, value in fields.items()})
-        return beats
+            return sorted(key.decode() for key in self._redis.scan_iter(match=f"{prefix}*", count=1000))
+
+    def read_hash(self, key: str) -> dict[str, str]:
+        """The fields of a hash; none when it does not exist."""
+        return {name: value.decode() for name, value in _pairs(self.call("HGETALL", key)).items()}
 
     def server_info(self) -> dict[str, str]:
         """What the server says of itself. Raises Unavailable also where it refuses to, as a managed one may."""

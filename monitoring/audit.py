@@ -6,6 +6,7 @@
 Compares rows with distinct ids, order_filled with trades, trades with markets, and the volume of the taker orders with
 Gamma's. What is missing comes with the command that fetches it. An id is looked for within its day: one that came
 with two block times counts as two.
+What an ingester that catches up, or a backfill that runs, has still to fetch is no gap; a line tells of it.
 
 Exit status: 0 all right; 1 something is missing, doubled or silent, or ClickHouse is away; 2 the command or the
 configuration is wrong.
@@ -13,6 +14,7 @@ configuration is wrong.
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple, TypeVar
@@ -37,6 +39,7 @@ from monitoring.audit_reading import (
 from monitoring.audit_report import Audit, as_json, as_text, problems
 from monitoring.coverage import SHORTEST_GAP_S, Minute, find_gaps
 from monitoring.reading import Reading, Server, absent, known_or
+from monitoring.unread import Unread, read_unread, without_unread
 
 ALL_RIGHT, WRONG, WRONG_COMMAND = 0, 1, 2
 SETTLE_S = 120.0  # a fill and its trade are written within seconds of one another, even with a backlog
@@ -60,8 +63,22 @@ def silently(days: Sequence[Span], _what: str) -> Iterable[Span]:
     return days
 
 
-def audit(clickhouse: ClickHouse, question: Question, read_block: Callable[[], Reading[str]], watch: Watch) -> Audit:
-    """Count everything. Raises Unavailable and ConfigError."""
+def not_asked() -> Reading[list[Unread]]:
+    return absent("not asked")
+
+
+def audit(
+    clickhouse: ClickHouse,
+    question: Question,
+    read_block: Callable[[], Reading[str]],
+    watch: Watch,
+    read_unread: Callable[[], Reading[list[Unread]]] = not_asked,
+) -> Audit:
+    """Count everything. Raises Unavailable and ConfigError.
+
+    What is still to come is asked for first: what arrives meanwhile may be counted, but is not missed.
+    """
+    unread = read_unread()
     settled_at = read_clock(clickhouse) - question.settle_s
     end = int(settled_at) if question.end is None else min(question.end, int(settled_at))
     begin = _beginning(clickhouse, question, end)
@@ -74,7 +91,8 @@ def audit(clickhouse: ClickHouse, question: Question, read_block: Callable[[], R
         settle_s=question.settle_s,
         gap_s=question.gap_s,
         days=counted,
-        gaps=list(find_gaps(minutes, begin, end, question.gap_s)),
+        gaps=without_unread(list(find_gaps(minutes, begin, end, question.gap_s)), unread.value or [], question.gap_s),
+        unread=unread,
         volume=_volume(clickhouse, watch(days, "compared with Gamma's volume"), end),
         polygon_last_block=read_block() if _has_blocks(counted) else absent("no fill from the chain"),
     )
@@ -102,6 +120,12 @@ def _volume(clickhouse: ClickHouse, days: Iterable[Span], end: int) -> Volume:
 
 def _has_blocks(days: Sequence[Day]) -> bool:
     return any(day.last_block is not None for day in days)
+
+
+def unread_of(settings: Settings) -> Reading[list[Unread]]:
+    """What is still to come, as Redis knows it."""
+    with closing(RedisQueue(settings)) as queue:
+        return read_unread(queue, settings, time.time())
 
 
 def last_block(settings: Settings) -> Reading[str]:
@@ -186,7 +210,7 @@ def show_progress(days: Sequence[Span], what: str) -> Iterator[Span]:
 def run(settings: Settings, question: Question) -> Audit:
     """Audit the database of the settings. Raises Unavailable and ConfigError."""
     with closing(ClickHouse(settings)) as clickhouse:
-        return audit(clickhouse, question, lambda: last_block(settings), show_progress)
+        return audit(clickhouse, question, lambda: last_block(settings), show_progress, lambda: unread_of(settings))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

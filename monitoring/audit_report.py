@@ -11,6 +11,7 @@ from monitoring.coverage import Gap
 from monitoring.formatting import GAP as NARROW_SPACE
 from monitoring.formatting import duration, iso, number, utc
 from monitoring.reading import Reading
+from monitoring.unread import Unread
 
 TOLERANCE = Decimal("0.01")  # of the volume; Gamma rounds, and counts what was traded off these exchanges
 DEAD_LETTERS = ".venv/bin/python3 -m processors.dead_letters list --stream order_events"
@@ -32,6 +33,7 @@ class Audit(msgspec.Struct, frozen=True):
     gaps: list[Gap]
     volume: Volume
     polygon_last_block: Reading[str]  # everything up to it has been read, the ingester says
+    unread: Reading[list[Unread]]  # what is still to come; gaps are without it
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -157,6 +159,7 @@ def _numbers(days: Sequence[Day]) -> tuple[str, ...]:
 
 def notes(audit: Audit) -> Iterator[str]:
     """What is not wrong by itself."""
+    yield from _unread_notes(audit)
     on_their_way = sum(day.on_their_way for day in audit.days)
     if on_their_way:
         yield f"{number(on_their_way)} on the way: written less than {audit.settle_s:g} s ago"
@@ -166,6 +169,15 @@ def notes(audit: Audit) -> Iterator[str]:
     if audit.volume.markets:
         yield _volume_note(audit.volume)
     yield from _block_note(audit)
+
+
+def _unread_notes(audit: Audit) -> Iterator[str]:
+    if audit.unread.state == "unknown":
+        yield (
+            f"how far the sources have been read is unknown ({audit.unread.reason}): "
+            "what they have still to bring counts as a gap"
+        )
+    yield from (each.text for each in audit.unread.value or [] if each.begin < audit.end and each.end > audit.begin)
 
 
 def _volume_note(volume: Volume) -> str:
@@ -232,6 +244,7 @@ def as_json(audit: Audit) -> str:
             "tolerance": TOLERANCE,
         },
         "polygon_last_block": audit.polygon_last_block,
+        "unread": audit.unread,
         "problems": wrong,
         "notes": list(notes(audit)),
     }

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from common.keys import Route
+from common.leases import take_lease
+from common.progress import Progress, Slice
 from common.records import OrderFilled, Token, encode
 from common.tables import MARKETS, ORDER_FILLED, TRADES
-from monitoring.audit import Question, audit, last_block, silently
+from monitoring.audit import Question, audit, last_block, silently, unread_of
 from monitoring.audit_reading import CHAIN, DAY_S, SUBGRAPH, Day, Span, Volume, read_clock, read_day
-from monitoring.audit_report import Audit, problems
+from monitoring.audit_report import Audit, notes, problems
 from monitoring.coverage import Gap
 from monitoring.reading import absent
 from processors.trades import trade_of
@@ -425,3 +429,95 @@ class TestCommand:
         assert (answer.returncode, answer.stdout) == (returncode, "")
         assert text in answer.stderr
         assert "Traceback" not in answer.stderr
+
+
+class TestStillToCome:
+    """Beside a source that is still catching up, a backfill, and a writer with a backlog."""
+
+    HOUR = 3600
+
+    def beat(self, pipeline: Pipeline, component: str, **fields: str) -> None:
+        now = f"{time.time():.3f}"
+        told = {"component": component, "instance": component, "state": "running", "updated_at": now, **fields}
+        pipeline.queue.beat(component, told, 3600)
+
+    def catch_up(self, pipeline: Pipeline, read_to: int, state: str = "catching up") -> None:
+        self.beat(pipeline, "polygon_ingester", source_state=state)
+        self.beat(pipeline, "goldsky_ingester", source_state="ended")
+        pipeline.queue.call("SET", pipeline.queue.keys.state("polygon_last_timestamp"), read_to)
+
+    def ask(self, pipeline: Pipeline, begin: int = NOON, end: int = NOON + 2 * HOUR, **changes: Any) -> Audit:
+        settings = pipeline.settings.model_copy(update={"cutover_timestamp": MIDNIGHT, **changes})
+        question = Question(begin, end, settle_s=0.0)
+        return audit(pipeline.clickhouse, question, lambda: absent("not asked"), silently, lambda: unread_of(settings))
+
+    def gaps(self, found: Audit) -> list[tuple[int, int]]:
+        return [(each.begin, each.end) for each in found.gaps]
+
+    def test_what_an_ingester_has_not_read_yet_is_no_gap_and_a_line_tells_how_far_it_is(
+        self, complete: Pipeline
+    ) -> None:
+        self.catch_up(complete, NOON + 9)
+        found = self.ask(complete)
+        assert problems(found) == []
+        assert (
+            "polygon_ingester has read up to 2025-11-13 12:00:09 UTC and is still catching up; what lies after is not "
+            "audited yet"
+        ) in list(notes(found))
+
+    def test_a_gap_before_the_place_that_it_has_reached_is_one(self, complete: Pipeline) -> None:
+        self.catch_up(complete, NOON + self.HOUR)
+        assert self.gaps(self.ask(complete)) == [(NOON + 9, NOON + self.HOUR)]
+
+    @pytest.mark.parametrize("state", ["live", "idle", "stale", "unreachable"])
+    def test_silence_at_the_end_of_a_source_that_does_not_catch_up_is_a_gap(
+        self, complete: Pipeline, state: str
+    ) -> None:
+        self.catch_up(complete, NOON + 9, state)
+        assert self.gaps(self.ask(complete)) == [(NOON + 9, NOON + 2 * self.HOUR)]
+
+    def test_an_ingester_that_does_not_run_any_more_fetches_nothing(self, complete: Pipeline) -> None:
+        self.catch_up(complete, NOON + 9)
+        self.beat(complete, "polygon_ingester", source_state="catching up", updated_at=f"{time.time() - 1000:.3f}")
+        assert self.gaps(self.ask(complete)) == [(NOON + 9, NOON + 2 * self.HOUR)]
+
+    def test_the_subgraph_is_still_to_come_up_to_the_cut_over_only(self, complete: Pipeline) -> None:
+        self.beat(complete, "polygon_ingester", source_state="live")
+        self.beat(complete, "goldsky_ingester", source_state="catching up")
+        complete.queue.call("SET", complete.queue.keys.state("goldsky_last_timestamp"), NOON + 9)
+        found = self.ask(complete, cutover_timestamp=NOON + self.HOUR - 1)
+        assert self.gaps(found) == [(NOON + self.HOUR, NOON + 2 * self.HOUR)]
+
+    def test_without_redis_nothing_is_hidden_and_that_is_said(self, complete: Pipeline) -> None:
+        self.catch_up(complete, NOON + 9)
+        found = self.ask(complete, redis_port=1)
+        assert self.gaps(found) == [(NOON + 9, NOON + 2 * self.HOUR)]
+        assert any("how far the sources have been read is unknown" in note for note in notes(found))
+
+    def test_what_waits_for_a_living_writer_is_no_gap(self, complete: Pipeline) -> None:
+        self.catch_up(complete, NOON + 2 * self.HOUR)
+        route = Route(complete.events, complete.settings.group_order_events_writers)
+        complete.queue.ensure_group(route)
+        old = on_chain(11, timestamp=MIDNIGHT)  # a backfill's: below the floor
+        late = on_chain(12, timestamp=NOON + 60)
+        complete.queue.call("SET", complete.queue.keys.state("polygon_floor"), BLOCK + 12)
+        complete.add(complete.events, b"not a fill", encode(old), encode(late))
+        complete.queue.read_from_stream(route, "clickhouse_writer-1", 2)
+        assert self.gaps(self.ask(complete)) == [(NOON + 9, NOON + 2 * self.HOUR)]  # no writer lives
+        self.beat(complete, "clickhouse_writer")
+        found = self.ask(complete)
+        assert problems(found) == []
+        assert any("from 2025-11-13 12:01:00 UTC on are still to be written" in note for note in notes(found))
+
+    def test_what_a_running_backfill_has_not_read_is_no_gap(self, complete: Pipeline) -> None:
+        lease = take_lease(complete.queue, "backfill_goldsky", 60.0)
+        assert lease is not None
+        name, end = f"{NOON}..{NOON + 2 * self.HOUR}", NOON + 2 * self.HOUR
+        progress = Progress(complete.queue, lease, source="goldsky", name=name, stream=complete.events)
+        progress.begin(NOON, end, NOON, end)
+        progress.take(Slice(NOON, NOON + self.HOUR, ""))
+        found = self.ask(complete)
+        assert problems(found) == []
+        assert any("a backfill of goldsky is under way" in note for note in notes(found))
+        lease.release()
+        assert self.gaps(self.ask(complete)) == [(NOON + 9, end)]

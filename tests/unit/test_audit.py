@@ -156,6 +156,7 @@ def an_audit(*days: Day, **changes: Any) -> Audit:
         "gaps": [],
         "volume": Volume(),
         "polygon_last_block": absent("no fill from the chain"),
+        "unread": known([]),
     }
     return Audit(**{**fields, **changes})
 
