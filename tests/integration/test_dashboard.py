@@ -1,5 +1,8 @@
 """The dashboard on a real Redis and a real ClickHouse, also while one of them is away."""
 
+import os
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +120,29 @@ def test_servers_that_nobody_runs_are_unknown_with_the_reason() -> None:
     assert str(port) in status.redis.reason
     assert str(port) in status.clickhouse.reason
     assert {stage.state for stage in status.stages} == {"unknown"}
+
+
+def test_the_disk_of_the_tables_is_read_with_what_is_free(pipeline: QuietPipeline) -> None:
+    [disk] = read(pipeline).disks.value or []
+    assert 0 < disk.free_bytes < disk.total_bytes == shutil.disk_usage(disk.path).total
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_a_disk_that_is_really_full_is_broken(redis_server: RedisServer, tmp_path: Path) -> None:
+    small = tmp_path / "clickhouse"
+    small.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", small], check=False)
+    if mount.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with ClickHouseServer(tmp_path) as clickhouse:
+            pipeline = QuietPipeline.on(redis_server, clickhouse)
+            pipeline.beat_all()
+            [reason] = judge(read(pipeline)).reasons
+            pipeline.close()
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+    assert (reason.severity, reason.about, "is full" in reason.text) == ("broken", "ClickHouse", True)
 
 
 # --- the process -----------------------------------------------------------------------------------------------------
