@@ -43,8 +43,8 @@ def standstills(status: Status) -> Iterator[Standstill]:
 
 def _frozen(component: str, instance: Instance, groups: Sequence[Group], *, is_alone: bool) -> Iterator[Standstill]:
     own = [member for group in groups for member in group.members.value or [] if member.name == instance.name]
-    if any(member.idle_s <= QUIET_S for member in own):
-        return  # it works, and its heartbeat does not get through
+    if not own or any(member.idle_s <= QUIET_S for member in own):
+        return  # it has not begun, or it works and its heartbeat does not get through
     is_stuck = is_alone or instance.heartbeat_age_s > TAKE_OVER_S
     held = sum(member.pending for member in own if is_stuck and _held_s(member) >= WAITED_S)
     unread = max((group.oldest_undelivered_age_s.value or 0.0 for group in groups), default=0.0)
