@@ -46,7 +46,7 @@ def counter(pipeline: Pipeline, clock: Clock) -> RepetitionCounter:
 def stages(pipeline: Pipeline) -> Iterator[list[Any]]:
     """A processor and a writer, and tables whose repetitions stay."""
     pipeline.stop_merges("order_filled", "trades")
-    made = [pipeline.processor(), pipeline.writer()]
+    made: list[Any] = [pipeline.processor(), pipeline.writer()]
     pipeline.add_markets(range(10))
     yield made
     for stage in made:

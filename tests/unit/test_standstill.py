@@ -78,14 +78,14 @@ def test_a_stage_that_says_that_it_waits_or_stops_is_not_called_frozen(age_s: fl
 
 
 def test_what_others_take_over_is_not_waiting() -> None:
-    other = beat("clickhouse_writer", **REPORTS["clickhouse_writer"] | {"instance": "clickhouse_writer-2"})
+    other = beat("clickhouse_writer", **{**REPORTS["clickhouse_writer"], "instance": "clickhouse_writer-2"})
     heartbeats = [*beats(**silent("clickhouse_writer", 59.0)), other]
     living = member("clickhouse_writer-2")
     assert told(a_status(heartbeats=heartbeats, work=work(FROZEN_WRITER, living, unread=OLD))) == []
 
 
 def test_what_others_do_not_take_over_is() -> None:
-    other = beat("clickhouse_writer", **REPORTS["clickhouse_writer"] | {"instance": "clickhouse_writer-2"})
+    other = beat("clickhouse_writer", **{**REPORTS["clickhouse_writer"], "instance": "clickhouse_writer-2"})
     heartbeats = [*beats(**silent("clickhouse_writer", 61.0)), other]
     [text] = told(a_status(heartbeats=heartbeats, work=work(FROZEN_WRITER, member("clickhouse_writer-2"))))
     assert "clickhouse_writer-1" in text
