@@ -32,6 +32,8 @@ ENGINE = "embedded/engine.py"
 ACCESS = "embedded/access/policy.py"
 ACCESS_TESTS = "tests/integration/test_embedded_access.py"
 EMPTY_ANSWER_TESTS = "tests/integration/test_empty_answers.py"
+STANDSTILL_TESTS = "tests/unit/test_standstill.py"
+REPETITION_TESTS = "tests/integration/test_repetitions.py"
 
 
 class Mutation(NamedTuple):
@@ -352,6 +354,69 @@ MUTATIONS = (
         "if name in SECRETS or not may_be_shown:",
         "if False:",
         "tests/unit/test_config.py",
+    ),
+    Mutation(
+        "frozen processes unnoticed",
+        "monitoring/standstill.py",
+        "                yield from _frozen(",
+        "                yield from () if True else _frozen(",
+        STANDSTILL_TESTS,
+    ),
+    Mutation(
+        "entries left unread by a frozen process unnoticed",
+        "monitoring/standstill.py",
+        "if is_alone and unread >= WAITED_S:",
+        "if False:",
+        STANDSTILL_TESTS,
+    ),
+    Mutation(
+        "frozen though it asks for entries",
+        "monitoring/standstill.py",
+        "if not own or any(member.idle_s <= QUIET_S for member in own):",
+        "if False:",
+        STANDSTILL_TESTS,
+    ),
+    Mutation(
+        "rows stored twice unnoticed",
+        WRITER,
+        "        self._repetitions.check(table, batch.entries)\n",
+        "",
+        REPETITION_TESTS,
+    ),
+    Mutation(
+        "rows stored twice again stay over",
+        "monitoring/repetitions.py",
+        "return count.is_final and count.noticed_at >= note.noticed_at",
+        "return count.is_final",
+        REPETITION_TESTS,
+    ),
+    Mutation(
+        "days that were not counted pass for none",
+        "monitoring/repetitions.py",
+        "if len(known_rows) == len(counts):",
+        "if True:",
+        REPETITION_TESTS,
+    ),
+    Mutation(
+        "a dead ingester's gap hidden",
+        "monitoring/unread.py",
+        'if source.state != "catching up":',
+        "if False:",
+        "tests/integration/test_audit.py",
+    ),
+    Mutation(
+        "an interrupted backfill's gap hidden",
+        "monitoring/unread.py",
+        'holder_of(queue, f"backfill_{source}") is not None',
+        "True",
+        "tests/integration/test_audit.py",
+    ),
+    Mutation(
+        "eviction not warned of",
+        "common/eviction.py",
+        '            self._log.warning("%s", warning)\n',
+        "            pass\n",
+        "tests/unit/test_runtime.py",
     ),
 )
 
