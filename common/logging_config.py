@@ -1,14 +1,14 @@
-"""Log lines as `timestamp - component - level - message`, on the console and in rotating files."""
+"""Where log lines go: to the console and into rotating files."""
 
 import logging
 import os
 import sys
-import time
 from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from common.config import Settings
+from common.log_lines import LineFormatter
 
 MAX_BYTES = 10 * 1024 * 1024
 BACKUPS = 5
@@ -36,11 +36,13 @@ class LogFile(RotatingFileHandler):
 
 
 def setup_logging(component: str, settings: Settings) -> logging.Logger:
-    """The component's logger, writing UTC lines to stdout and, unless switched off, to `<log_dir>/<component>.log`."""
-    formatter = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ - %(name)s - %(levelname)s - %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
-    formatter.converter = time.gmtime
+    """The component's logger, writing UTC lines to stdout and, unless switched off, to `<log_dir>/<component>.log`.
+
+    What libraries log, from warnings on, goes to stderr, in lines of the same form.
+    """
+    formatter = LineFormatter()
+    if logging.lastResort:
+        logging.lastResort.setFormatter(formatter)
     logger = logging.getLogger(component)
     logger.setLevel(settings.log_level)
     logger.propagate = False

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from common.dead_letters import DeadLetter
+from common.printable import printable
 
 MOST_REASONS = 1000  # groups a table holds; it bounds the memory of a listing
 MOST_SHOWN = 160  # characters of a reason in a table
@@ -104,16 +105,6 @@ def as_time(unix_ms: int) -> str:
         return datetime.fromtimestamp(unix_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (OverflowError, ValueError, OSError):
         return f"{unix_ms} ms"
-
-
-def printable(text: str) -> str:
-    """The text in one line, with an escape for every character that a terminal might obey or not show."""
-    return "".join(char if char.isprintable() else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    """As JSON writes it, so that JSON remains the same JSON."""
-    return json.dumps(char)[1:-1]
 
 
 class Field(NamedTuple):

@@ -1,0 +1,60 @@
+"""Log lines, whatever somebody else's text is in them."""
+
+import logging
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.log_lines import LineFormatter
+from common.printable import as_header, printable
+
+FORGED = "timed out\n2026-11-28T00:00:00.000Z - clickhouse_writer - INFO - all is well\x1b[2J\r\x9b\u202e\u2028\ud800"
+LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z - source - WARNING - .*")
+
+
+def line(message: str, *arguments: object, error: BaseException | None = None) -> str:
+    about = (type(error), error, error.__traceback__) if error else None
+    record = logging.LogRecord("source", logging.WARNING, __file__, 1, message, arguments, about)
+    return LineFormatter().format(record)
+
+
+def test_a_message_is_one_line_that_steers_no_terminal() -> None:
+    written = line("waiting: %s; attempt %d", FORGED, 2)
+    assert LINE.fullmatch(written)
+    assert written.isprintable()
+    assert r"timed out\n2026" in written
+    assert r"\u001b[2J\r\u009b\u202e\u2028\ud800; attempt 2" in written
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_any_text_is_one_printable_line_that_can_be_written(text: str) -> None:
+    written = line("%s", text)
+    assert written.isprintable()
+    assert written.encode()
+
+
+def test_a_traceback_stays_readable_and_only_messages_begin_a_line() -> None:
+    with pytest.raises(ValueError, match="timed out") as caught:
+        raise ValueError(FORGED)
+    first, *below = line("crashed", error=caught.value).split("\n")
+    assert LINE.fullmatch(first)
+    assert below[0] == "    Traceback (most recent call last):"
+    assert all(each.startswith("    ") and each.isprintable() for each in below)
+    assert any("ValueError: timed out" in each for each in below)
+
+
+def test_ordinary_text_is_left_alone() -> None:
+    assert line("é 漢 3/4 … \\n").endswith(" - é 漢 3/4 … \\n")
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_a_header_is_visible_ascii(text: str) -> None:
+    assert re.fullmatch(r"[ -~]*", as_header(text))
+    assert as_header(as_header(text)) == as_header(text)
+    assert printable(printable(text)) == printable(text)
+
+
+def test_an_ordinary_header_is_left_alone() -> None:
+    assert as_header('{"read_rows": "1"}') == '{"read_rows": "1"}'
