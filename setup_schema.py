@@ -10,6 +10,7 @@ from common.clickhouse import ClickHouse
 from common.config import Settings, load_settings
 from common.errors import ConfigError, Unavailable
 from common.migrations import LEDGER, MIGRATIONS, Migration
+from common.printable import printable
 from common.probe import wait_while_loading
 from common.redis_queue import RedisQueue
 from common.state import check_mode, mixed_modes
@@ -98,7 +99,9 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     except Unavailable as error:
-        print(f"{error.reason}\nStart it, or set REDIS_HOST, CLICKHOUSE_HOST and their ports.", file=sys.stderr)
+        print(
+            f"{printable(error.reason)}\nStart it, or set REDIS_HOST, CLICKHOUSE_HOST and their ports.", file=sys.stderr
+        )
         return 1
     return 0
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from common.clickhouse import ClickHouse
 from common.config import Settings, load_settings
 from common.errors import ConfigError, Unavailable
+from common.printable import printable
 from common.records import Market, OrderFilled, encode
 from common.redis_queue import Offer, Position, RedisQueue
 from common.runtime import Context, Stage
@@ -166,7 +167,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     except Unavailable as error:
-        print(f"{error.reason}\nRun .venv/bin/python3 test_setup.py: it says what to do.", file=sys.stderr)
+        print(f"{printable(error.reason)}\nRun .venv/bin/python3 test_setup.py: it says what to do.", file=sys.stderr)
         return 1
     print("It arrived, and everything was removed again." if arrived else "It did not arrive. See logs/*.log.")
     return 0 if arrived else 1

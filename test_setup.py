@@ -15,6 +15,7 @@ from common.config import Settings, doubtful_names, load_settings
 from common.env_file import ENV_FILE
 from common.errors import ConfigError, PipelineError
 from common.http import HttpSource, Rejected
+from common.printable import printable
 from common.probe import wait_while_loading
 from common.redis_queue import RedisQueue
 from common.state import read_state
@@ -209,7 +210,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
 
 def show(result: Check) -> None:
     mark = "ok  " if not result.remedy else "warn" if result.is_warning else "FAIL"
-    print(f"{mark}  {result.name:20} {result.found}")
+    print(f"{mark}  {result.name:20} {printable(result.found)}")
     if result.remedy:
         print(f"      {'':20} -> {result.remedy}")
 

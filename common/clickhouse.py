@@ -19,6 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from common.config import Settings
 from common.errors import ConfigError, RefusedRows, Unavailable
+from common.printable import printable
 from common.proxies import checked, is_private, through
 from common.tables import MARKET_TOKENS, MARKETS, Table
 
@@ -248,7 +249,7 @@ def _first_line(error: Exception) -> str:
     cause: BaseException = error
     while isinstance(error, Error) and error.code is None and (inner := _inside(cause)):
         cause = inner
-    return str(cause).split("\n", 1)[0][:500]
+    return printable(str(cause).split("\n", 1)[0][:500])
 
 
 def _inside(error: BaseException) -> BaseException | None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from common.printable import printable
 from common.progress import HOUR_S, Hour, Run
 from ingesters.backfill_book import Snapshot
 from ingesters.backfill_source import Source
@@ -69,7 +70,7 @@ class Display:
         self._progress.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def show(self, source: Source, snapshot: Snapshot) -> None:
         now = time.monotonic()
