@@ -20,6 +20,9 @@ else:
 
 PIECE_BYTES = 1024 * 1024  # a few calls into the engine per insert, and little memory per request
 _MAX_LINE_BYTES = 4096
+_LENGTH = re.compile(r"[0-9]{1,18}")
+# Python's int(…, 16) takes signs, underscores and 0x as well, which others before this server may read otherwise.
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _REFUSED = re.compile(r";\s*q=0(?:\.0*)?\s*$")
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
 _DETECT_WBITS = 32 + zlib.MAX_WBITS  # gzip or zlib, by its header
@@ -27,6 +30,10 @@ _DETECT_WBITS = 32 + zlib.MAX_WBITS  # gzip or zlib, by its header
 
 class IncompleteBody(Exception):
     """The client went away or lied about the length: nothing of the request may take effect."""
+
+
+class BadFraming(IncompleteBody):
+    """Where the body ends, and the next request begins, is ambiguous: answer 400 and close the connection."""
 
 
 Headers: TypeAlias = "Message[str, str]"  # names in any case
@@ -82,14 +89,18 @@ def accepted_encoding(header: str) -> str | None:
 
 
 def raw_pieces(source: Readable, headers: Headers) -> Iterator[bytes]:
-    """Yield the body as it was sent, up to its end. IncompleteBody: it ended early."""
-    if "chunked" in headers.get("Transfer-Encoding", "").lower():
-        yield from _chunked_pieces(source)
-        return
-    length = headers.get("Content-Length", "0")
-    if not length.isascii() or not length.isdigit():
-        raise IncompleteBody(f"Content-Length: {length!r} is not a length")
-    yield from _exactly(source, int(length))
+    """Return the body as it was sent, up to its end. BadFraming; reading it, IncompleteBody: it ended early."""
+    lengths = [value.strip() for value in headers.get_all("Content-Length", [])]
+    encodings = [value.strip().lower() for value in headers.get_all("Transfer-Encoding", [])]
+    if len(lengths) + len(encodings) > 1:
+        raise BadFraming("the length of the body is given more than once")
+    if encodings:
+        if encodings != ["chunked"]:
+            raise BadFraming(f"Transfer-Encoding: {encodings[0]!r} is not chunked")
+        return _chunked_pieces(source)
+    if lengths and not _LENGTH.fullmatch(lengths[0]):
+        raise BadFraming(f"Content-Length: {lengths[0]!r} is not a length")
+    return _exactly(source, int(lengths[0]) if lengths else 0)
 
 
 def _exactly(source: Readable, length: int) -> Iterator[bytes]:
@@ -104,17 +115,19 @@ def _exactly(source: Readable, length: int) -> Iterator[bytes]:
 def _chunked_pieces(source: Readable) -> Iterator[bytes]:
     while size := _chunk_size(source.readline(_MAX_LINE_BYTES)):
         yield from _exactly(source, size)
-        source.readline(_MAX_LINE_BYTES)
+        if source.readline(_MAX_LINE_BYTES) not in {b"\r\n", b"\n"}:
+            raise BadFraming("a chunk is longer than its size")
     while source.readline(_MAX_LINE_BYTES).strip():  # trailers, up to the empty line
         pass
 
 
 def _chunk_size(line: bytes) -> int:
-    size = line.split(b";")[0].strip()
-    try:
-        return int(size, 16)
-    except ValueError as error:
-        raise IncompleteBody(f"expected the size of a chunk, got {line[:40]!r}") from error
+    if not line:
+        raise IncompleteBody("the body ended before its last chunk")
+    size = _CHUNK_SIZE.fullmatch(line)
+    if size is None:
+        raise BadFraming(f"expected the size of a chunk, got {line[:40]!r}")
+    return int(size[1], 16)
 
 
 def decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:

@@ -1,7 +1,6 @@
 """Request: what a URL and its headers say, in the terms of ClickHouse's HTTP interface."""
 
 import base64
-import binascii
 import hmac
 import re
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from email.policy import HTTP
 from urllib.parse import parse_qsl, urlsplit
 
 from embedded import errors
-from embedded.http_body import Headers
+from embedded.http_body import Headers, Readable
 from embedded.statement import DEFAULT_FORMAT
 
 DEFAULT_SESSION_TIMEOUT_S = 60.0
@@ -28,6 +27,14 @@ _INTERFACE_NAMES = frozenset({
 })  # fmt: skip
 _PARAMETER_NAME = re.compile(r"[A-Za-z0-9_$]+")
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_PARAMETER_NAME = re.compile(r"[A-Za-z0-9_]+")
+MAX_HEAD_BYTES = 256 * 1024
+# RFC 9112: no blank before the colon, no folded line, no control character, no CR of its own.
+_HEADER_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r?\n")
+
+
+class MalformedHead(Exception):
+    """The header lines are none, or ones that servers read differently: answer 400 and close the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,20 @@ class Request:
             settings=self.settings | _settings(fields),
             parameters=self.parameters | _parameters(fields),
         )
+
+
+def read_head(source: Readable) -> bytes:
+    """Read the header lines, up to and with the empty one. MalformedHead: anything else comes before it."""
+    lines: list[bytes] = []
+    left = MAX_HEAD_BYTES
+    while (line := source.readline(left + 1)) not in {b"\r\n", b"\n"}:
+        left -= len(line)
+        if left < 0:
+            raise MalformedHead(f"The headers are longer than {MAX_HEAD_BYTES} bytes")
+        if not _HEADER_LINE.fullmatch(line):
+            raise MalformedHead(f"Not a header line: {line[:40]!r}")
+        lines.append(line)
+    return b"".join(lines) + line
 
 
 def parse_request(target: str, headers: Headers) -> Request:
@@ -142,7 +163,7 @@ def _basic_credentials(header: str) -> Credentials:
     scheme, _, encoded = header.partition(" ")
     try:
         user, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:  # not base64, or not UTF-8
         raise authentication_failed("unknown") from error
     if scheme.lower() != "basic":
         raise authentication_failed("unknown")

@@ -98,7 +98,7 @@ def _insert_with_format(sql: bytes, clause: Token, name: Token | None, settings_
         return _insert(sql, clause, "Values", name.end, settings_at)
     # As ParserInsertQuery: blanks, then at most one line end, belong to the statement; what follows is data.
     gap = _INSERT_DATA_GAP.match(sql, name.end)
-    return _insert(sql, clause, name.text.decode(), gap.end() if gap else name.end, settings_at)
+    return _insert(sql, clause, name.text.decode(errors="replace"), gap.end() if gap else name.end, settings_at)
 
 
 def _insert(sql: bytes, clause: Token, format_name: str, data_start: int, settings_at: int | None) -> Insert:
@@ -110,7 +110,7 @@ def format_of(sql: bytes, default: str) -> str:
     words = list(tokens(sql))
     for clause, name, after in zip(words, words[1:], [*words[2:], None], strict=False):
         if clause.keyword == b"FORMAT" and name.kind == "word" and _ends_a_query(after):
-            return name.text.decode()
+            return name.text.decode(errors="replace")
     return default
 
 

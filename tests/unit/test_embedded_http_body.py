@@ -72,6 +72,45 @@ def test_a_length_that_is_none_is_refused(length: str) -> None:
         body(b"SELECT 1", Content_Length=length)
 
 
+@pytest.mark.parametrize("length", ["+5", "1_0", " ", "0x5", "5, 5", "9" * 5000])
+def test_a_length_that_others_may_read_differently_is_refused(length: str) -> None:
+    with pytest.raises(http_body.BadFraming, match="Content-Length"):
+        body(b"SELECT 1", Content_Length=length)
+
+
+@pytest.mark.parametrize(
+    "given_as",
+    [
+        [("Content-Length", "8"), ("Content-Length", "8")],
+        [("Content-Length", "8"), ("Content-Length", "3")],
+        [("Content-Length", "8"), ("Transfer-Encoding", "chunked")],
+        [("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "identity")],
+    ],
+)
+def test_a_body_whose_length_is_given_twice_is_refused(given_as: list[tuple[str, str]]) -> None:
+    message = Message()
+    for name, value in given_as:
+        message[name] = value
+    with pytest.raises(http_body.BadFraming, match="more than once"):
+        http_body.raw_pieces(io.BytesIO(b"8\r\nSELECT 1\r\n0\r\n\r\n"), message)
+
+
+@pytest.mark.parametrize("encoding", ["gzip, chunked", "chunked, chunked", "xchunked", "identity", ""])
+def test_a_transfer_encoding_other_than_chunked_is_refused(encoding: str) -> None:
+    with pytest.raises(http_body.BadFraming, match="Transfer-Encoding"):
+        body(b"0\r\n\r\n", Transfer_Encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"-3\r\nSEL", b"+3\r\nSEL", b"0x3\r\nSEL", b"0_3\r\nSEL", b" 3\r\nSEL", b"\r\n", b";\r\n", b"3\rx\nSEL",
+     b"3\r\nSELECT\r\n0\r\n\r\n", b"f" * 16 + b"\r\n"],
+)  # fmt: skip
+def test_a_chunk_that_others_may_read_differently_is_refused(sent: bytes) -> None:
+    with pytest.raises(http_body.BadFraming):
+        body(sent, Transfer_Encoding="Chunked")
+
+
 @pytest.mark.parametrize("encoding", ENCODERS)
 @given(data=st.binary(max_size=2000), more=st.binary(max_size=50))
 def test_compressed_bodies_come_out_as_they_went_in(encoding: str, data: bytes, more: bytes) -> None:

@@ -1,7 +1,9 @@
 """What a URL and its headers ask of the embedded ClickHouse."""
 
 import base64
+import io
 from email.message import Message
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,15 @@ from hypothesis import strategies as st
 from embedded import errors
 from embedded.engine import quoted
 from embedded.http_answer import content_type, exception_mark
-from embedded.http_request import Credentials, Request, form_fields, parse_request
+from embedded.http_request import (
+    MAX_HEAD_BYTES,
+    Credentials,
+    MalformedHead,
+    Request,
+    form_fields,
+    parse_request,
+    read_head,
+)
 
 
 def parsed(target: str, **headers: str) -> Request:
@@ -36,6 +46,13 @@ def test_a_setting_cannot_smuggle_in_sql() -> None:
     with pytest.raises(errors.ClickHouseError) as caught:
         parsed("/?a%3D1%2C%20b=2")
     assert caught.value.code == 115
+
+
+@pytest.mark.parametrize("name", ["x=1; DROP TABLE t; SET y", "x=1,readonly", "x ", "", "x-y", "x\n"])
+def test_a_parameters_name_cannot_smuggle_in_sql(name: str) -> None:
+    with pytest.raises(errors.ClickHouseError) as caught:
+        parsed("/?" + urlencode({f"param_{name}": "2"}))
+    assert (caught.value.code, caught.value.http_status) == (36, 400)
 
 
 @given(st.text())
@@ -64,17 +81,33 @@ def test_nobody_in_particular_is_the_default_user() -> None:
     assert parsed("/").credentials == Credentials("default", "")
 
 
-@pytest.mark.parametrize("header", ["Basic !", "Bearer abc", "Basic /w=="])
+@pytest.mark.parametrize("header", ["Basic !", "Bearer abc", "Bearer YTpi", "", "Basic /w==", "Basic \u00e9"])
 def test_credentials_that_cannot_be_read_fail(header: str) -> None:
     with pytest.raises(errors.ClickHouseError) as caught:
         parsed("/", Authorization=header)
     assert (caught.value.code, caught.value.http_status) == (516, 403)
 
 
+def test_there_is_one_set_of_credentials_and_that_one_counts() -> None:
+    """Whoever gives several is known by one of them as a whole, never by a name here and a password there."""
+    basic = "Basic " + base64.b64encode(b"ann:basic").decode()
+    url = "/?user=bob&password=url"
+    assert parsed(url, Authorization=basic).credentials == Credentials("bob", "url")
+    assert parsed(url, X_ClickHouse_User="eve", Authorization=basic).credentials == Credentials("eve", "")
+    assert parsed(url, X_ClickHouse_Key="key").credentials == Credentials("default", "key")
+    assert parsed("/?user=ann", Authorization=basic).credentials == Credentials("ann", "")
+    assert parsed("/?user=&password=", Authorization=basic).credentials == Credentials("", "")
+    assert parsed("/", Authorization="basic " + base64.b64encode(b":x").decode()).credentials == Credentials(
+        "default", "x"
+    )
+
+
 def test_credentials_match_only_as_a_whole() -> None:
     assert Credentials("ann", "x").matches(Credentials("ann", "x"))
     assert not Credentials("ann", "x").matches(Credentials("ann", "y"))
     assert not Credentials("ann", "x").matches(Credentials("bob", "x"))
+    assert not Credentials("ann", "x").matches(Credentials("ann\0x", ""))
+    assert not Credentials("ann", "x").matches(Credentials("", ""))
 
 
 def test_a_session_has_a_bounded_time_out() -> None:
@@ -129,3 +162,25 @@ def test_the_content_type_follows_the_format(format_name: str, expected: str) ->
 def test_the_mark_of_a_broken_answer_tells_the_length_of_its_message() -> None:
     mark = exception_mark("Code: 1. é", "tag")
     assert mark == b"\r\n__exception__\r\ntag\r\nCode: 1. \xc3\xa9\n12 tag\r\n__exception__\r\n"
+
+
+def test_the_header_lines_are_read_and_the_body_is_left_alone() -> None:
+    source = io.BytesIO(b"Host: a\r\nX-Y: \xe9\tz\r\nEmpty:\n\r\nbody")
+    assert read_head(source) == b"Host: a\r\nX-Y: \xe9\tz\r\nEmpty:\n\r\n"
+    assert source.read() == b"body"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"A: b\rOrigin: null", b"A: b\x00", b"A: b\x0b", b"A: b\x7f", b"A : b", b" folded", b"\tfolded", b"no colon",
+     b": x", b"A\xe9: b", b"From someone", b"\r", b"A: " + b"x" * MAX_HEAD_BYTES],
+)  # fmt: skip
+def test_a_line_that_servers_read_differently_is_no_header(line: bytes) -> None:
+    with pytest.raises(MalformedHead):
+        read_head(io.BytesIO(b"Host: a\r\n" + line + b"\r\nSec-Fetch-Site: cross-site\r\n\r\n"))
+
+
+@pytest.mark.parametrize("sent", [b"", b"Host: a\r\n", b"Host: a\r\nSec-Fetch-Site: cross-site"])
+def test_headers_that_end_early_are_not_taken_for_fewer(sent: bytes) -> None:
+    with pytest.raises(MalformedHead):
+        read_head(io.BytesIO(sent))
