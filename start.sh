@@ -111,7 +111,8 @@ load_settings() {
   local assignments
   assignments=$(.venv/bin/python -m common.probe settings) || fail "the settings are wrong; see above" 2
   eval "$assignments"
-  export REDIS_HOST REDIS_PORT CLICKHOUSE_HOST CLICKHOUSE_PORT CLICKHOUSE_UNRESTRICTED LOG_DIR
+  export REDIS_HOST REDIS_PORT LOG_DIR
+  export CLICKHOUSE_HOST CLICKHOUSE_PORT CLICKHOUSE_ALLOWED_HOSTS CLICKHOUSE_UNRESTRICTED
   [ -z "$REDIS_PASSWORD" ] || export REDIS_PASSWORD
   [ -z "$CLICKHOUSE_PASSWORD" ] || export CLICKHOUSE_USER CLICKHOUSE_PASSWORD
 }

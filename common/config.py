@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from common import env_file, parsing
+from common import env_file, parsing, same_origin
 from common.errors import ConfigError, InvalidRecord
 from common.setting_names import doubtful_lines, doubtful_variables
 
@@ -86,6 +86,11 @@ class Settings(BaseSettings):
         30.0,
         gt=0,
         description="seconds until an answer counts as missing; a busy server takes some 10 s for a large insert",
+    )
+    clickhouse_allowed_hosts: str = Field(
+        "",
+        description="host names, comma-separated, by which clients may ask the embedded ClickHouse beside localhost, "
+        "loopback addresses and CLICKHOUSE_HOST",
     )
 
     # --- sources -----------------------------------------------------------------------------------------------
@@ -248,6 +253,11 @@ class Settings(BaseSettings):
     # --- dashboard ---------------------------------------------------------------------------------------------
     dashboard_host: Host = Field("127.0.0.1", description="address to listen on; it has no log-in, so loopback")
     dashboard_port: int = Field(8000, ge=1, le=65535, description="its port")
+    dashboard_allowed_hosts: str = Field(
+        "",
+        description="host names, comma-separated, that it answers to beside localhost, loopback addresses and "
+        "DASHBOARD_HOST: of a scraper or a proxy before it",
+    )
     stale_after_s: float = Field(
         90.0, gt=0, description="seconds without a heartbeat until a stage counts as broken; above its longest step"
     )
@@ -286,6 +296,8 @@ def _check_texts(settings: Settings) -> None:
     for name in ADDRESSES:
         _check_addresses(name, getattr(settings, name))
     parsing.start_time(settings.order_events_start, time.time())
+    same_origin.host_names(settings.clickhouse_allowed_hosts, "CLICKHOUSE_ALLOWED_HOSTS")
+    same_origin.host_names(settings.dashboard_allowed_hosts, "DASHBOARD_ALLOWED_HOSTS")
     for address in settings.exchange_addresses.split(","):
         try:
             parsing.address(address.strip(), "EXCHANGE_ADDRESSES")

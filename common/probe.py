@@ -45,6 +45,7 @@ SHELL_SETTINGS = (
     "clickhouse_user",
     "clickhouse_password",
     "clickhouse_unrestricted",
+    "clickhouse_allowed_hosts",
     "dashboard_host",
     "dashboard_port",
     "log_dir",

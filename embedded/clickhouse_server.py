@@ -19,6 +19,9 @@ from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, cast
 
+from common.errors import ConfigError
+from common.log_lines import LineFormatter
+from common.same_origin import OwnNames, host_names
 from embedded import data_directory
 from embedded.access.catalogue import SETTING
 from embedded.engine import Engine
@@ -48,7 +51,8 @@ class ServerSettings:
     max_memory_bytes: int
     stop_limit_s: float
     credentials: Credentials
-    unrestricted: bool  # clients may use all of the engine, with this process' rights
+    names: OwnNames
+    unrestricted: bool  # clients may use the whole engine, with this process' rights
 
 
 class Endpoint(ThreadingMixIn, TCPServer):
@@ -64,6 +68,7 @@ class Endpoint(ThreadingMixIn, TCPServer):
         self.engine = engine
         self.sessions = Sessions(engine)
         self.credentials = settings.credentials
+        self.names = settings.names
         self.identity = Identity(socket.gethostname(), engine.timezone)
         self.slots = Slots(STATEMENTS_AT_ONCE, STATEMENT_WAIT_LIMIT_S)
         self.running = RunningRequests()
@@ -156,22 +161,30 @@ def parse_arguments(arguments: list[str], environment: Mapping[str, str]) -> Ser
     credentials = Credentials(
         environment.get("CLICKHOUSE_USER") or "default", environment.get("CLICKHOUSE_PASSWORD", "")
     )
-    unrestricted = environment.get(SETTING, "").strip().lower() in TRUE_WORDS
+    allowed_hosts = "CLICKHOUSE_ALLOWED_HOSTS"
+    names = OwnNames(parsed.host, host_names(environment.get(allowed_hosts, ""), allowed_hosts), allowed_hosts)
     return ServerSettings(
-        parsed.host, parsed.port, parsed.path, parsed.max_memory_bytes, parsed.stop_limit_s, credentials, unrestricted
+        host=parsed.host,
+        port=parsed.port,
+        path=parsed.path,
+        max_memory_bytes=parsed.max_memory_bytes,
+        stop_limit_s=parsed.stop_limit_s,
+        credentials=credentials,
+        names=names,
+        unrestricted=environment.get(SETTING, "").strip().lower() in TRUE_WORDS,
     )
 
 
 def main() -> int:
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stdout, format="%(asctime)s - %(name)s - %(levelname)s - %(message)s"
-    )
-    settings = parse_arguments(sys.argv[1:], os.environ)
+    console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[console])
     try:
+        settings = parse_arguments(sys.argv[1:], os.environ)
         if server_answers(settings.host, settings.port):
             return leave_to_other_server(settings.host, settings.port)
         serve(settings)
-    except (OSError, data_directory.DirectoryInUse) as error:
+    except (OSError, ConfigError, data_directory.DirectoryInUse) as error:
         sys.stderr.write(f"clickhouse_server: {error}\n")
         return EXIT_CONFIG
     return 0

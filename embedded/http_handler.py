@@ -6,9 +6,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from io import BytesIO
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
+from common import same_origin
+from common.printable import as_header
 from embedded import errors, http_body, http_request, statement
 from embedded.http_answer import Answer
 from embedded.limits import Stopping
@@ -21,6 +24,8 @@ IDLE_LIMIT_S = 300.0  # of a kept connection between requests, and of a client t
 MAX_STATEMENT_BYTES = 16 * 1024 * 1024  # the rows of an INSERT do not count
 MAX_DRAINED_BYTES = 1024 * 1024 * 1024
 _LOGGED_CHARACTERS = 300
+# Clients of ClickHouse ignore them. In a browser that an address was typed into, a result can't run scripts.
+_HEADERS = {**same_origin.HEADERS, "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox"}
 _log = logging.getLogger("clickhouse_server")
 
 
@@ -55,6 +60,19 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = 64 * 1024
     timeout: ClassVar[float] = IDLE_LIMIT_S
     server: "Endpoint"
+    _body: Iterator[bytes] = iter(())
+
+    def parse_request(self) -> bool:
+        connection = self.rfile
+        self.request_version, self.command = self.protocol_version, ""
+        try:
+            self.rfile = BytesIO(http_request.read_head(connection))
+            return super().parse_request()
+        except http_request.MalformedHead as error:
+            self.send_error(HTTPStatus.BAD_REQUEST, str(error))
+            return False
+        finally:
+            self.rfile = connection
 
     def do_GET(self) -> None:
         self._respond(may_change=False)
@@ -69,12 +87,15 @@ class Handler(BaseHTTPRequestHandler):
         self._respond(may_change=True)
 
     def _respond(self, *, may_change: bool) -> None:
-        self._body = http_body.raw_pieces(self.rfile, self.headers)
         try:
+            self._body = http_body.raw_pieces(self.rfile, self.headers)
+            self._refuse_foreign_pages()
             with self.server.running.one_more():
                 self._execute(may_change=may_change)
         except errors.ClickHouseError as error:
             self._report(error)
+        except http_body.BadFraming as error:
+            self.send_error(HTTPStatus.BAD_REQUEST, str(error))
         except (http_body.IncompleteBody, ConnectionError, TimeoutError, Stopping) as error:
             self.log_error("request dropped: %r", error)
             self.close_connection = True
@@ -89,7 +110,6 @@ class Handler(BaseHTTPRequestHandler):
             self._execute_statement(may_change=may_change)
 
     def _execute_statement(self, *, may_change: bool) -> None:
-        self._refuse_scripts_in_browsers()
         request = http_request.parse_request(self.path, self.headers)
         if not self.server.credentials.matches(request.credentials):
             raise http_request.authentication_failed(request.credentials.user)
@@ -101,12 +121,11 @@ class Handler(BaseHTTPRequestHandler):
             raise errors.refusal("READONLY", f"Cannot execute query in readonly mode: {self.command} only reads")
         self._run(work)
 
-    def _refuse_scripts_in_browsers(self) -> None:
-        # The pages of any site can send requests to this port, from the browser of whoever runs it. Browsers mark the
-        # requests of scripts and forms with Origin or Sec-Fetch-Mode; typing the address is a navigation.
-        # https://www.w3.org/TR/fetch-metadata/
-        if self.headers.get("Origin") or self.headers.get("Sec-Fetch-Mode", "navigate") != "navigate":
-            raise errors.refusal("AUTHENTICATION_FAILED", "Requests of scripts in browsers are not accepted")
+    def _refuse_foreign_pages(self) -> None:
+        refused = same_origin.refusal(lambda name: self.headers.get_all(name, []), self.server.names)
+        if refused:
+            self.close_connection = True  # its body was written by somebody who would like it taken for a request
+            raise errors.refusal("AUTHENTICATION_FAILED", refused.reason)
 
     def _work(self, request: http_request.Request) -> Work | None:
         """Split the request into statement and rows. None: there is no statement."""
@@ -156,8 +175,25 @@ class Handler(BaseHTTPRequestHandler):
             left = 0
         self.close_connection = self.close_connection or left <= 0
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Answer what is no request, and close the connection: where the next one would begin is not known."""
+        self.log_error("refused with %d: %s", code, message)
+        self.close_connection = True
+        self._body = iter(())
+        self._send_text(code, f"{message or HTTPStatus(code).phrase}\n")
+
+    def send_header(self, keyword: str, value: str) -> None:
+        super().send_header(keyword, as_header(value))
+
+    def end_headers(self) -> None:
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        super().end_headers()
+
     def handle_expect_100(self) -> bool:
-        super().handle_expect_100()
+        self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.wfile.flush()  # the client waits for it
         return True
 

@@ -22,6 +22,7 @@ from common.config import Settings
 from common.errors import ConfigError
 from common.redis_queue import RedisQueue
 from common.runtime import Context, main
+from common.same_origin import OwnNames, host_names
 from monitoring.access import guard
 from monitoring.page import render_fragment, render_page
 from monitoring.repetitions import RepetitionCounter
@@ -46,18 +47,20 @@ def create_app(
     clock: Callable[[], float],
 ) -> FastAPI:
     """The application on a pipeline's servers."""
+    allowed_hosts = "DASHBOARD_ALLOWED_HOSTS"
+    own = OwnNames(settings.dashboard_host, host_names(settings.dashboard_allowed_hosts, allowed_hosts), allowed_hosts)
     watch = Watch(lambda now: collect(queue, clickhouse, settings, now, counter.latest), clock)
-    return app_of(watch, settings.dashboard_host, counter.count_for_ever)
+    return app_of(watch, own, counter.count_for_ever)
 
 
-def app_of(watch: Watch, listening_on: str, *jobs: Job) -> FastAPI:
+def app_of(watch: Watch, own: OwnNames, *jobs: Job) -> FastAPI:
     """The application. While it runs it samples for its charts; it reads at most once a second for all clients.
 
     `jobs` run as long as it does.
     """
     app = FastAPI(title="Polymarket pipeline", lifespan=_running(watch.sample_for_ever, *jobs), openapi_url=None)
     app.state.jobs = []
-    app.middleware("http")(guard(listening_on))
+    app.middleware("http")(guard(own))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _add_pages(app, watch)
     _add_checks(app, watch)
@@ -144,7 +147,7 @@ class Dashboard:
         self._app = app
         self._close = close
         self._server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S)
+            uvicorn.Config(app, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S)
         )
         self._thread = threading.Thread(target=self._server.run, args=([listening],), name="web server")
         self._thread.start()

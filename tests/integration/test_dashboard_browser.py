@@ -1,6 +1,5 @@
 """The dashboard in a real browser: it fits, it refreshes in place, it says when the connection is lost."""
 
-import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -8,19 +7,12 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 
+from tests.browser import IS_INSTALLED, start_browser
 from tests.dashboard import DashboardServer, QuietPipeline
 from tests.servers import ClickHouseServer, RedisServer
 from tests.waiting import wait_until
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 REFRESH_LIMIT_S = 60.0
 COUNT_REFRESHES = """
     window.refreshed = 0;
@@ -28,17 +20,12 @@ COUNT_REFRESHES = """
     window.fetch = (...given) => { window.refreshed++; return original(...given); };
 """
 
-pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="Chromium or its chromedriver is not installed")
+pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="Chromium or its chromedriver is not installed")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = Options()
-    options.binary_location = str(CHROMIUM)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+    driver = start_browser(tmp_path_factory.mktemp("profile"))
     yield driver
     driver.quit()
 

@@ -2,27 +2,38 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import httpx
 import pytest
 from msgspec.structs import replace
 
+from common.same_origin import HEADERS, OwnNames
 from monitoring.dashboard import app_of
 from monitoring.snapshot import Watch
 from monitoring.status import Status
 from tests.statuses import AWAY, NOW, a_status, beats
 
 
+def own_names(listening_on: str = "127.0.0.1", *allowed: str) -> OwnNames:
+    return OwnNames(listening_on, frozenset(allowed), "DASHBOARD_ALLOWED_HOSTS")
+
+
 def ask(
-    status: Status, path: str, *, host: str = "localhost:8000", listening_on: str = "127.0.0.1", method: str = "GET"
+    status: Status,
+    path: str,
+    *,
+    host: str = "localhost:8000",
+    own: OwnNames | None = None,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
 ) -> httpx.Response:
-    app = app_of(Watch(lambda _: status, lambda: NOW), listening_on)
+    app = app_of(Watch(lambda _: status, lambda: NOW), own or own_names())
 
     async def get() -> httpx.Response:
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as client:
-            return await client.request(method, path, headers={"host": host})
+            return await client.request(method, path, headers={"host": host, **(headers or {})})
 
     return asyncio.run(get())
 
@@ -37,7 +48,8 @@ def test_every_address_answers_with_the_security_headers(path: str) -> None:
     assert answer.status_code == 200
     assert answer.headers["content-security-policy"].startswith("default-src 'self';")
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "access-control-allow-origin" not in answer.headers
+    assert HEADERS.items() <= {name.title(): value for name, value in answer.headers.items()}.items()
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -82,7 +94,7 @@ def test_liveness_looks_at_nothing() -> None:
     def must_not_read(_: float) -> Status:
         raise AssertionError
 
-    app = app_of(Watch(must_not_read, lambda: NOW), "127.0.0.1")
+    app = app_of(Watch(must_not_read, lambda: NOW), own_names())
 
     async def get(client: httpx.AsyncClient) -> httpx.Response:
         return await client.get("/livez")
@@ -113,12 +125,27 @@ def test_a_foreign_host_name_is_refused(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "pipeline.internal"])
 def test_own_names_are_answered(host: str) -> None:
-    assert ask(a_status(), "/livez", host=host, listening_on="pipeline.internal").status_code == 200
+    assert ask(a_status(), "/livez", host=host, own=own_names("pipeline.internal")).status_code == 200
 
 
 def test_listening_on_every_address_answers_to_addresses_but_to_no_foreign_name() -> None:
-    assert ask(a_status(), "/livez", host="10.0.0.7:8000", listening_on="0.0.0.0").status_code == 200
-    assert ask(a_status(), "/livez", host="evil.example", listening_on="0.0.0.0").status_code == 421
+    assert ask(a_status(), "/livez", host="10.0.0.7:8000", own=own_names("0.0.0.0")).status_code == 200
+    assert ask(a_status(), "/livez", host="evil.example", own=own_names("0.0.0.0")).status_code == 421
+    assert ask(a_status(), "/livez", host="dashboard:8000", own=own_names("0.0.0.0", "dashboard")).status_code == 200
+
+
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("header", [("Sec-Fetch-Site", "same-site"), ("Origin", "http://localhost:9000")])
+def test_requests_of_foreign_pages_are_refused_with_what_to_do(path: str, header: tuple[str, str]) -> None:
+    answer = ask(a_status(), path, headers=dict([header]))
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "text/plain; charset=utf-8")
+    assert "click into the address bar and press Enter." in answer.text
+    assert answer.headers["x-frame-options"] == "DENY"
+
+
+@pytest.mark.parametrize("site", ["none", "same-origin"])
+def test_a_person_and_its_own_page_are_answered(site: str) -> None:
+    assert ask(a_status(), "/", headers={"Sec-Fetch-Site": site}).status_code == 200
 
 
 def test_however_many_ask_the_servers_are_read_once_a_second() -> None:
