@@ -1,4 +1,4 @@
-"""Log lines as `timestamp - component - level - message`: one for each message, whatever its text holds. Pure."""
+"""Log lines, `timestamp - component - level - message`: one for each message, whatever its text holds. Pure."""
 
 import logging
 import time

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from common.config import Settings
+from common.probe import SHELL_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 INGESTERS = {"polymarket_ingester", "goldsky_ingester", "polygon_ingester"}
@@ -121,6 +122,15 @@ def test_a_process_is_started_again_unless_its_configuration_is_wrong(supervisor
 def test_supervisord_listens_on_a_socket_for_its_user_alone(supervisord: RawConfigParser) -> None:
     assert supervisord["unix_http_server"]["chmod"] == "0700"
     assert not [name for name in supervisord.sections() if name.startswith("inet_http_server")]
+
+
+def test_settings_of_the_embedded_servers_reach_them() -> None:
+    servers = "".join(path.read_text() for path in (ROOT / "embedded").glob("*_server.py"))
+    asked_for = {name.upper() for name in Settings.model_fields} & set(re.findall(r'"([A-Z_]+)"', servers))
+    exported = re.findall(r"export ([A-Z_ ]+)$", (ROOT / "start.sh").read_text(), re.MULTILINE)
+    assert {"CLICKHOUSE_PASSWORD", "CLICKHOUSE_ALLOWED_HOSTS"} <= asked_for
+    assert asked_for <= set(" ".join(exported).split())
+    assert asked_for <= {name.upper() for name in SHELL_SETTINGS}
 
 
 def test_supervisorctl_finds_the_socket_without_any_variable_set(supervisord: RawConfigParser) -> None:

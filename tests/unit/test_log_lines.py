@@ -2,13 +2,16 @@
 
 import logging
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.log_lines import LineFormatter
+from common.logging_config import setup_logging
 from common.printable import as_header, printable
+from tests.builders import make_settings
 
 FORGED = "timed out\n2026-11-28T00:00:00.000Z - clickhouse_writer - INFO - all is well\x1b[2J\r\x9b\u202e\u2028\ud800"
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z - source - WARNING - .*")
@@ -47,6 +50,21 @@ def test_a_traceback_stays_readable_and_only_messages_begin_a_line() -> None:
 
 def test_ordinary_text_is_left_alone() -> None:
     assert line("é 漢 3/4 … \\n").endswith(" - é 漢 3/4 … \\n")
+
+
+def test_what_a_component_and_its_libraries_log_has_this_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert logging.lastResort is not None
+    monkeypatch.setattr(logging.lastResort, "formatter", None)
+    log = setup_logging("source", make_settings(log_dir=tmp_path, log_to_file=True))
+    log.warning("waiting: %s", FORGED)
+    assert capsys.readouterr().out == (tmp_path / "source.log").read_text()
+    assert LINE.fullmatch((tmp_path / "source.log").read_text().removesuffix("\n"))
+    assert isinstance(logging.lastResort.formatter, LineFormatter)
+    for handler in log.handlers:
+        handler.close()
+    log.handlers.clear()
 
 
 @given(st.text(st.characters(exclude_categories=[])))
