@@ -27,7 +27,7 @@ _INTERFACE_NAMES = frozenset({
 })  # fmt: skip
 _PARAMETER_NAME = re.compile(r"[A-Za-z0-9_$]+")
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
-_PARAMETER_NAME = re.compile(r"[A-Za-z0-9_]+")
+_PARAMETER_NAME = re.compile(r"[A-Za-z0-9_$]+")
 MAX_HEAD_BYTES = 256 * 1024
 # RFC 9112: no blank before the colon, no folded line, no control character, no CR of its own.
 _HEADER_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r?\n")

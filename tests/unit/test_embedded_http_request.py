@@ -37,6 +37,10 @@ def test_a_url_carries_query_database_settings_and_parameters() -> None:
     assert request.parameters == {"x": "a b"}
 
 
+def test_a_parameter_may_have_any_name_that_the_drivers_give() -> None:
+    assert parsed("/?param_%24x%24=1&param_a_1=2&param_1=3").parameters == {"$x$": "1", "a_1": "2", "1": "3"}
+
+
 def test_names_of_the_interface_are_not_settings() -> None:
     request = parsed("/?wait_end_of_query=1&session_id=s&client_protocol_version=54405&send_progress_in_http_headers=1")
     assert request.settings == {}
