@@ -34,6 +34,12 @@ ACCESS_TESTS = "tests/integration/test_embedded_access.py"
 EMPTY_ANSWER_TESTS = "tests/integration/test_empty_answers.py"
 STANDSTILL_TESTS = "tests/unit/test_standstill.py"
 REPETITION_TESTS = "tests/integration/test_repetitions.py"
+SAME_ORIGIN = "common/same_origin.py"
+SAME_ORIGIN_TESTS = "tests/unit/test_same_origin.py"
+HTTP_REQUEST = "embedded/http_request.py"
+HTTP_REQUEST_TESTS = "tests/unit/test_embedded_http_request.py"
+HTTP_HANDLER = "embedded/http_handler.py"
+REFUSALS = "tests/integration/test_embedded_clickhouse_requests.py"
 
 
 class Mutation(NamedTuple):
@@ -417,6 +423,108 @@ MUTATIONS = (
         '            self._log.warning("%s", warning)\n',
         "            pass\n",
         "tests/unit/test_runtime.py",
+    ),
+    Mutation(
+        "foreign host name answered",
+        SAME_ORIGIN,
+        "if host is None or not own.include(host.name):",
+        "if host is None:",
+        SAME_ORIGIN_TESTS,
+    ),
+    Mutation(
+        "first of several hosts answered",
+        SAME_ORIGIN,
+        "hosts[0] if len(hosts) == 1 else None",
+        "hosts[0] if hosts else None",
+        SAME_ORIGIN_TESTS,
+    ),
+    Mutation(
+        "server on every address answers to every name",
+        SAME_ORIGIN,
+        "return address is not None and (address.is_loopback or",
+        "return address is None or (address.is_loopback or",
+        SAME_ORIGIN_TESTS,
+    ),
+    Mutation(
+        "page of another port answered",
+        SAME_ORIGIN,
+        'frozenset({"none", "same-origin"})',
+        'frozenset({"none", "same-origin", "same-site"})',
+        SAME_ORIGIN_TESTS,
+    ),
+    Mutation(
+        "foreign origin answered",
+        SAME_ORIGIN,
+        "_of_origin(value.strip(_BLANKS)) == host for",
+        "_of_origin(value.strip(_BLANKS)) for",
+        SAME_ORIGIN_TESTS,
+    ),
+    Mutation(
+        "foreign page answered by ClickHouse", HTTP_HANDLER, "            self._refuse_foreign_pages()\n", "", REFUSALS
+    ),
+    Mutation(
+        "foreign page answered by the dashboard",
+        "monitoring/access.py",
+        "        if refused:",
+        "        if refused is ...:",
+        "tests/unit/test_dashboard_app.py",
+    ),
+    Mutation(
+        "body of a refused request read as the next one",
+        HTTP_HANDLER,
+        "            self.close_connection = True  # its body",
+        "            # its body",
+        REFUSALS,
+    ),
+    Mutation("result runs scripts in a browser", HTTP_HANDLER, "; sandbox", "", REFUSALS),
+    Mutation(
+        "header injected",
+        HTTP_HANDLER,
+        "send_header(keyword, as_header(value))",
+        "send_header(keyword, value)",
+        REFUSALS,
+    ),
+    Mutation(
+        "statement without the password",
+        HTTP_HANDLER,
+        "if not self.server.credentials.matches(request.credentials):",
+        "if self.server.credentials is ...:",
+        REFUSALS,
+    ),
+    Mutation(
+        "statement in the name of a parameter",
+        HTTP_REQUEST,
+        "if not _PARAMETER_NAME.fullmatch(name):",
+        "if not name:",
+        HTTP_REQUEST_TESTS,
+    ),
+    Mutation(
+        "odd header line read in some way",
+        HTTP_REQUEST,
+        "if not _HEADER_LINE.fullmatch(line):",
+        'if b":" not in line:',
+        HTTP_REQUEST_TESTS,
+    ),
+    Mutation(
+        "body of two lengths",
+        "embedded/http_body.py",
+        "if len(lengths) + len(encodings) > 1:",
+        "if len(encodings) > 1:",
+        "tests/unit/test_embedded_http_body.py",
+    ),
+    Mutation(
+        "chunk size as Python reads it",
+        "embedded/http_body.py",
+        'rb"([0-9A-Fa-f]{1,15})',
+        'rb"([-+_xX0-9A-Fa-f]{1,15})',
+        "tests/unit/test_embedded_http_body.py",
+    ),
+    Mutation(
+        "log line forged by what it quotes",
+        "common/log_lines.py",
+        "return printable(super().formatMessage(record))",
+        "return super().formatMessage(record)",
+        "tests/unit/test_log_lines.py",
     ),
 )
 
