@@ -126,7 +126,7 @@ class Connection:
 def _engine_errors() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
+    except errors.ENGINE_ERRORS as error:
         raise errors.from_engine(error) from error
 
 

@@ -60,9 +60,13 @@ def refusal(name: str, message: str) -> ClickHouseError:
     return ClickHouseError(code, name, f"Code: {code}. DB::Exception: {message}. ({name})")
 
 
-def from_engine(error: RuntimeError) -> ClickHouseError:
+# What the bindings raise for a refusal: the latter where its text quotes bytes of the statement that are not UTF-8.
+ENGINE_ERRORS = (RuntimeError, UnicodeDecodeError)
+
+
+def from_engine(error: RuntimeError | UnicodeDecodeError) -> ClickHouseError:
     """Return what the engine said as an error with a code; the bindings' exceptions carry text only."""
-    text = str(error)
+    text = error.object.decode(errors="replace") if isinstance(error, UnicodeDecodeError) else str(error)
     code = _ENGINE_CODE.search(text)
     names = _ENGINE_NAME.findall(text)
     if code is None or not names:

@@ -35,7 +35,8 @@ class Parser:
         ClickHouseError: it is not one statement, or no statement.
         """
         try:
-            found: Node = json.loads(self._ask(b"SELECT parseQueryToJSON(%s)" % _quoted(sql), "TSVRaw"))
+            text = self._ask(b"SELECT parseQueryToJSON(%s)" % _quoted(sql), "TSVRaw")
+            found: Node = json.loads(text.decode(errors="surrogateescape"))  # a literal may be any bytes
         except errors.ClickHouseError as error:
             if name := _NOT_SERIALIZED.search(error.text):
                 return name[1]
@@ -56,7 +57,7 @@ class Parser:
         try:
             with self._lock:
                 answer: bytes = self._raw.query(sql, format_name).bytes()
-        except RuntimeError as error:
+        except errors.ENGINE_ERRORS as error:
             raise errors.from_engine(error) from error
         return answer
 

@@ -210,7 +210,7 @@ class _Check:
 
     def _columns(self, text: str) -> None:
         """Check text in case it is a list of columns."""
-        sql = f"CREATE TABLE columns ({text}\n) ENGINE = Memory".encode()
+        sql = f"CREATE TABLE columns ({text}\n) ENGINE = Memory".encode(errors="surrogateescape")
         try:
             self._parser.tree(sql)
         except errors.ClickHouseError:

@@ -32,8 +32,9 @@ def run(clickhouse_server: ClickHouseServer, folder: Path) -> Iterator[Run]:
     """Return what runs a statement in a database of its own, with a table `t`."""
     database = f"access_{uuid.uuid4().hex}"
 
-    def run(sql: str, **parameters: str) -> Answer:
-        return post(clickhouse_server, filled(sql, folder, database), database=database, **parameters)
+    def run(sql: str, encoding: str = "utf-8", **parameters: str) -> Answer:
+        sent = filled(sql, folder, database).encode(encoding)
+        return post(clickhouse_server, sent, database=database, **parameters)
 
     assert post(clickhouse_server, f"CREATE DATABASE {database}").status == 200
     assert run("CREATE TABLE t (a Int64, s String) ENGINE = MergeTree ORDER BY a").status == 200
@@ -42,8 +43,9 @@ def run(clickhouse_server: ClickHouseServer, folder: Path) -> Iterator[Run]:
     post(clickhouse_server, f"DROP DATABASE {database}")
 
 
-def post(server: ClickHouseServer, sql: str, **parameters: str) -> Answer:
-    return ask(server, "POST", f"/?{urllib.parse.urlencode(parameters)}", sql.encode())
+def post(server: ClickHouseServer, sql: str | bytes, **parameters: str) -> Answer:
+    body = sql.encode() if isinstance(sql, str) else sql
+    return ask(server, "POST", f"/?{urllib.parse.urlencode(parameters)}", body)
 
 
 def filled(sql: str, folder: Path, database: str = "default") -> str:
@@ -115,6 +117,16 @@ def test_no_setting_beside_a_statement_reads_a_file(run: Run, folder: Path, name
 @pytest.mark.parametrize("setting", ["format_template_row", "input_format_record_errors_file_path", "url_base"])
 def test_no_setting_within_a_statement_holds_a_path(run: Run, folder: Path, sql: str, setting: str) -> None:
     assert_denied(run(sql.format(name=setting)), folder)
+
+
+def test_bytes_that_are_no_text_may_be_data(run: Run) -> None:
+    sql = "SELECT length(a) FROM format(RowBinary, 'a FixedString(3)', '\xff\x00\x92')"
+    assert run(sql, encoding="latin-1").body == b"3\n"
+
+
+def test_an_error_that_quotes_bytes_that_are_no_text_is_an_answer(run: Run) -> None:
+    answer = run("SELECT '\xff", encoding="latin-1")
+    assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (400, SYNTAX_ERROR)
 
 
 def test_what_clients_do_with_tables_works(run: Run) -> None:
