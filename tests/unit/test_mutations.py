@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.faults.mutations import MUTATIONS, ROOT, Mutation
+from tests.faults.safety_lines import MUTATIONS, ROOT, Mutation
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
