@@ -116,8 +116,9 @@ class Installation:
 
     def pids_ever(self) -> set[int]:
         """Return the process ids of supervisord and of all that it has ever started."""
-        log = (self.directory / "data" / "run" / "supervisord.log").read_text()
-        return {int(pid) for pid in re.findall(r"(?:spawned: '\S+'|supervisord started) with pid (\d+)", log)}
+        log = self.directory / "data" / "run" / "supervisord.log"
+        text = log.read_text() if log.exists() else ""
+        return {int(pid) for pid in re.findall(r"(?:spawned: '\S+'|supervisord started) with pid (\d+)", text)}
 
     def pids_running(self) -> set[int]:
         supervisor = int((self.directory / "data" / "run" / "supervisord.pid").read_text())
