@@ -7,7 +7,7 @@ fail() {
 }
 
 # prepare_venv REQUIREMENTS: after it, .venv holds what REQUIREMENTS lists. Does nothing while that file is unchanged.
-# Of two at once, the second waits and finds it done.
+# Of two at once, the second waits and finds the work done.
 prepare_venv() {
   local requirements=$1 mark python
   mark=$(requirements_mark)
@@ -61,7 +61,7 @@ find_python() {
 python3.11 python3}"
 }
 
-# Prints a Python for what needs no packages.
+# Prints a Python interpreter for code that needs no packages.
 any_python() {
   find_python 2>/dev/null && return 0
   .venv/bin/python -c '' 2>/dev/null && echo .venv/bin/python && return 0
@@ -91,7 +91,7 @@ lock() {
   "$python" -m common.script_lock "$1" 9
 }
 
-# Stops what a supervisord that was killed has left running. Not zero where it has left nothing.
+# Stops what a supervisord that was killed has left running. Fails if it has left nothing.
 stop_leftovers() {
   [ -n "$(leftovers)" ] || return 1
   echo "supervisord is gone without its processes; stopping them."

@@ -24,7 +24,7 @@ TEXT
 
 STAGES="clickhouse_writer trade_processor polymarket_ingester goldsky_ingester polygon_ingester dashboard"
 SERVER_LIMIT_S=60
-LOADING_LIMIT_S=600 # an embedded ClickHouse with much data answers once it has loaded it
+LOADING_LIMIT_S=600 # an embedded ClickHouse with much data answers only once it has loaded it
 HEALTH_LIMIT_S=90 # longer than supervisord tries to start a process
 
 main() {
@@ -117,13 +117,13 @@ load_settings() {
   [ -z "$CLICKHOUSE_PASSWORD" ] || export CLICKHOUSE_USER CLICKHOUSE_PASSWORD
 }
 
-# Data and sockets are for their owner alone, also those of an older revision.
+# Only their owner has access to data and sockets, including those that an older version made.
 prepare_data_directory() {
   need_usable_path "the path of this directory" "$(pwd -P)"
   need_usable_path DATA_DIR "${DATA_DIR:=data}"
-  [ ! -k "$DATA_DIR" ] || fail "DATA_DIR: $DATA_DIR is for every user of this machine; name a directory in it" 2
-  mkdir -p "$DATA_DIR/run" "$DATA_DIR/$PIPELINE_MODE" || fail "DATA_DIR: can't make $DATA_DIR" 2
-  chmod 700 "$DATA_DIR" "$DATA_DIR/run" "$DATA_DIR/$PIPELINE_MODE" || fail "DATA_DIR: $DATA_DIR is not yours" 2
+  [ ! -k "$DATA_DIR" ] || fail "DATA_DIR: $DATA_DIR is shared by all users; name a directory inside it" 2
+  mkdir -p "$DATA_DIR/run" "$DATA_DIR/$PIPELINE_MODE" || fail "DATA_DIR: can't create $DATA_DIR" 2
+  chmod 700 "$DATA_DIR" "$DATA_DIR/run" "$DATA_DIR/$PIPELINE_MODE" || fail "DATA_DIR: $DATA_DIR is another user's" 2
   find_run_directory "$DATA_DIR"
   DATA_DIR=$(dirname "$RUN")
   export DATA_DIR
@@ -133,7 +133,7 @@ prepare_data_directory() {
 
 prepare_log_directory() {
   need_usable_path LOG_DIR "$LOG_DIR"
-  mkdir -p "$LOG_DIR" || fail "LOG_DIR: can't make $LOG_DIR" 2
+  mkdir -p "$LOG_DIR" || fail "LOG_DIR: can't create $LOG_DIR" 2
   LOG_DIR=$(cd "$LOG_DIR" && pwd -P)
   export LOG_DIR
 }
@@ -165,7 +165,7 @@ start_supervisord() {
   need_free_port "$DASHBOARD_HOST" "$DASHBOARD_PORT" DASHBOARD_PORT
   [ "$PIPELINE_MODE" = live ] || need_free_port 127.0.0.1 "$SIMULATOR_PORT" SIMULATOR_PORT
   echo "$PIPELINE_MODE" >"$RUN/mode"
-  trap '' TERM # ./stop.sh repeats it: a supervisord that can't be reached yet could not be stopped
+  trap '' TERM # ./stop.sh sends it again; until supervisord can be reached, nothing could stop it
   .venv/bin/python -m supervisor.supervisord -c supervisord.conf 9>&- || fail "supervisord did not start; see above"
   wait_for_supervisord
   trap - TERM
@@ -194,14 +194,14 @@ need_server() {
     0) echo "$answer" && return 0 ;;
     1) start_server "$2" "$3" "$answer" ;;
     5) ;; # it is loading its data
-    6) echo "$answer" >&2 && give_up "the server at ${name}_HOST:${name}_PORT does not work; it says why above" ;;
+    6) echo "$answer" >&2 && give_up "the server at ${name}_HOST:${name}_PORT does not work; see above" ;;
     *) give_up "$answer; free that port or set ${name}_PORT to another one" ;;
   esac
   status=0
   wait_for_server "$1" "$2" || status=$?
   [ $status -ne 0 ] || return 0
   if is_local "$3"; then show_log "$2"; fi
-  [ $status -ne 6 ] || give_up "the server at ${name}_HOST:${name}_PORT does not work; it says why above"
+  [ $status -ne 6 ] || give_up "the server at ${name}_HOST:${name}_PORT does not work; see above"
   give_up "no server at ${name}_HOST:${name}_PORT"
 }
 
@@ -210,21 +210,21 @@ start_server() {
   if is_local "$2"; then
     supervisorctl start "$1" >/dev/null || true # whether it answers is what counts
   else
-    echo "$3. Waiting up to $SERVER_LIMIT_S s: only on this machine could one be started."
+    echo "$3. Waiting up to $SERVER_LIMIT_S s for it; a server can be started only on this machine."
   fi
 }
 
 # wait_for_server PROBE PROGRAM: with the exit code of the last probe. An embedded ClickHouse that is loading its tables
 # does not listen yet: it is waited for while it runs.
 wait_for_server() {
-  local pid status deadline=$((SECONDS + LOADING_LIMIT_S)) said=no
+  local pid status deadline=$((SECONDS + LOADING_LIMIT_S)) reported=no
   while :; do
     pid=$(supervisorctl pid "$2" || true) status=0
     .venv/bin/python -m common.probe "$1" --wait "$SERVER_LIMIT_S" || status=$?
     [ $status -eq 1 ] && [ "${pid:-0}" != 0 ] && [ "$pid" = "$(supervisorctl pid "$2" || true)" ] || return $status
     [ $SECONDS -le $deadline ] || return $status
-    [ $said = yes ] || echo "$2 (pid $pid) is loading its data; waiting up to $LOADING_LIMIT_S s for it."
-    said=yes
+    [ $reported = yes ] || echo "$2 (pid $pid) is loading its data; waiting up to $LOADING_LIMIT_S s for it."
+    reported=yes
   done
 }
 

@@ -7,7 +7,7 @@ usage() {
 Usage: ./stop.sh [--docker] [--help]
 
 Stops what ./start.sh has started: dashboard, ingesters, trade processor, writer, then the servers. Each process gets
-the time to finish what it holds. Data stays where it is. A ./start.sh that is under way is ended first.
+the time to finish what it holds. Data stays where it is. A ./start.sh that is still running is ended first.
 
   --docker   stop the containers of ./start.sh --docker
   --help     this text
@@ -44,7 +44,7 @@ stop_here() {
     return 0
   fi
   find_run_directory "$DATA_DIR"
-  lock stop || fail "another ./start.sh or ./stop.sh does not end"
+  lock stop || fail "another ./start.sh or ./stop.sh is still running"
   if pid=$(supervisord_pid); then
     stop_supervisord "$pid"
   elif stop_leftovers; then

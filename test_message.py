@@ -167,7 +167,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     except Unavailable as error:
-        print(f"{printable(error.reason)}\nRun .venv/bin/python3 test_setup.py: it says what to do.", file=sys.stderr)
+        print(f"{printable(error.reason)}\nRun .venv/bin/python3 test_setup.py: it shows what to do.", file=sys.stderr)
         return 1
     print("It arrived, and everything was removed again." if arrived else "It did not arrive. See logs/*.log.")
     return 0 if arrived else 1

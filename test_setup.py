@@ -185,7 +185,7 @@ def env_file_access() -> str:
     except FileNotFoundError:
         return "none"
     require(not mode & (stat.S_IRGRP | stat.S_IROTH), f"others may read it ({stat.filemode(mode)})")
-    return "for its owner alone"
+    return "readable by its owner only"
 
 
 def settings_checks(settings: Settings) -> Iterator[Check]:
@@ -227,7 +227,7 @@ def main() -> int:
         for result in run_checks(settings):
             show(result)
             failed = failed or bool(result.remedy and not result.is_warning)
-    except ConfigError as error:  # of what is beside the settings: a proxy
+    except ConfigError as error:  # in a variable that is not a setting: a proxy
         print(error, file=sys.stderr)
         return 2
     return 1 if failed else 0

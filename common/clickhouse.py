@@ -49,7 +49,7 @@ OLDEST, NEWEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=U
 OLDEST_VERSION = -(2**63)
 LOST_ATTEMPTS = 3  # to insert rows whose token is remembered without them
 HTTPS_PORTS = (443, 8443)  # where the driver speaks TLS
-# ClickHouse sends them with every complete answer, also with an empty one; a proxy or a dying server does not.
+# ClickHouse sends one of these with every complete answer, even an empty one; a proxy or a dying server does not.
 CONFIRMED_BY = ("X-ClickHouse-Query-Id", "X-ClickHouse-Summary")
 
 
@@ -69,7 +69,7 @@ class ClickHouse:
     def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Rows of a SELECT. Server-side parameters are written `{name:Type}` in the statement.
 
-        No rows means that there are none: an answer that is empty for another reason raises Unavailable.
+        No rows means that there are none: an answer that is empty for any other reason raises Unavailable.
         """
         try:
             answer = self._connected().query(sql, parameters=dict(parameters or {}))
@@ -78,7 +78,7 @@ class ClickHouse:
         rows = [tuple(row) for row in answer.result_rows]
         found = int(answer.summary.get("result_rows", 0))
         if found and not rows:
-            raise Unavailable(f"ClickHouse at {self._where}: found {found} rows and sent none")
+            raise Unavailable(f"ClickHouse at {self._where}: found {found} rows but sent none")
         return rows
 
     def command(self, sql: str) -> None:
@@ -191,7 +191,7 @@ class ClickHouse:
 
 
 class _Pool(PoolManager):
-    """Connections to ClickHouse; an answer that is not its own is an error."""
+    """Connections to ClickHouse; an answer that ClickHouse did not send is an error."""
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **more: Any) -> BaseHTTPResponse:  # type: ignore[override]  # noqa: FBT001, FBT002 - urllib3's own
         return _confirmed(super().urlopen(method, url, redirect, **more))
@@ -205,22 +205,22 @@ class _ProxiedPool(ProxyManager):
 
 
 def _confirmed(answer: BaseHTTPResponse) -> BaseHTTPResponse:
-    """Raises HTTPError for a success that ClickHouse has not sent: its empty body would read as 0 rows, or as done."""
+    """Raises HTTPError for a success that ClickHouse did not send: an empty body would pass for 0 rows or success."""
     if answer.status >= HTTPStatus.MULTIPLE_CHOICES or any(name in answer.headers for name in CONFIRMED_BY):
         return answer
     answer.close()
-    raise HTTPError(f"answers {answer.status} without ClickHouse's headers, which confirms nothing")
+    raise HTTPError(f"answers {answer.status} without ClickHouse's headers, so nothing is confirmed")
 
 
 @cache
 def _pool(proxy: str) -> PoolManager:
-    """For all clients of this process, as the driver's own."""
+    """Shared by all clients of this process, like the driver's own."""
     options = get_pool_manager_options()
     return _ProxiedPool(proxy, **options) if proxy else _Pool(**options)
 
 
 def _proxy_of(host: str, port: int) -> str:
-    """The proxy that the driver would take, but none for this machine and private networks. Raises ConfigError."""
+    """The proxy that the driver would use; none for this machine and private networks. Raises ConfigError."""
     if is_private(host):
         return ""
     return checked(check_env_proxy("https" if port in HTTPS_PORTS else "http", host, port) or "", ("http", "https"))

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     clickhouse_unrestricted: bool = Field(
         default=False,
         description="let clients of the embedded ClickHouse use the whole engine, with the rights of its process: "
-        "files, URLs, other servers, commands; by default they get its tables alone",
+        "files, URLs, other servers, commands; by default they can use only its tables",
     )
     clickhouse_timeout_s: float = Field(
         30.0,
@@ -89,8 +89,8 @@ class Settings(BaseSettings):
     )
     clickhouse_allowed_hosts: str = Field(
         "",
-        description="host names, comma-separated, by which clients may ask the embedded ClickHouse beside localhost, "
-        "loopback addresses and CLICKHOUSE_HOST",
+        description="host names, comma-separated, under which clients may reach the embedded ClickHouse, besides "
+        "localhost, loopback addresses and CLICKHOUSE_HOST",
     )
 
     # --- sources -----------------------------------------------------------------------------------------------
@@ -255,8 +255,8 @@ class Settings(BaseSettings):
     dashboard_port: int = Field(8000, ge=1, le=65535, description="its port")
     dashboard_allowed_hosts: str = Field(
         "",
-        description="host names, comma-separated, that it answers to beside localhost, loopback addresses and "
-        "DASHBOARD_HOST: of a scraper or a proxy before it",
+        description="host names, comma-separated, that it answers to besides localhost, loopback addresses and "
+        "DASHBOARD_HOST, such as those that a scraper or a proxy in front of it uses",
     )
     stale_after_s: float = Field(
         90.0, gt=0, description="seconds without a heartbeat until a stage counts as broken; above its longest step"
@@ -270,7 +270,7 @@ ADDRESSES = ("polymarket_api_url", "goldsky_url", "polygon_rpc_url")
 
 def load_settings() -> Settings:
     """Settings from the environment and `.env`. Raises ConfigError with a line per wrong variable."""
-    env_file.read_text()  # pydantic would pass over a folder, and fail on bytes with a traceback that shows them
+    env_file.read_text()  # pydantic ignores a directory, and its traceback for bad bytes shows them
     try:
         settings = Settings()
     except ValidationError as error:
@@ -280,7 +280,7 @@ def load_settings() -> Settings:
 
 
 def doubtful_names() -> list[str]:
-    """A warning for each name in `.env` or the environment that was probably meant to be a setting. No values."""
+    """A warning for each name in `.env` or the environment that was probably meant to be a setting; never its value."""
     known = [name.upper() for name in Settings.model_fields]
     lines = env_file.lines(env_file.read_text())
     return [*doubtful_lines(lines, known), *doubtful_variables(os.environ, known)]
@@ -308,12 +308,12 @@ def _check_texts(settings: Settings) -> None:
 def _check_encoding(name: str, secret: SecretStr | None) -> None:
     try:
         (secret or SecretStr("")).get_secret_value().encode()
-    except UnicodeEncodeError:  # a byte of the environment that is no UTF-8
+    except UnicodeEncodeError:  # a byte of the environment that is not UTF-8
         raise ConfigError(f"{name.upper()}: expected text in UTF-8") from None
 
 
 def _check_addresses(name: str, addresses: str) -> None:
-    """A password with a `/` in it would end the host, and be shown as its port."""
+    """Refuses a password with a `/` in it: it would end the host, and what precedes it would be shown as the port."""
     try:
         for address in addresses.split(","):
             urlsplit(address.strip()).port  # noqa: B018 - raises ValueError

@@ -1,4 +1,4 @@
-"""The file `.env` of the folder in which a process was started: its text, and where which name stands in it."""
+"""The `.env` file of the directory that a process was started in: its text, and the names in it by line."""
 
 import codecs
 import io
@@ -15,22 +15,22 @@ ENCODING = "utf-8-sig"  # UTF-8 with a byte order mark or without
 
 
 class Line(NamedTuple):
-    """A line that says something: its number, and the name before its `=`; no name where there is no `=`."""
+    """A line with content: its number, and the name before its `=`, empty where there is no `=`."""
 
     number: int
     name: str
 
 
 def read_text() -> str:
-    """Its text, empty where there is no file. Raises ConfigError, which never repeats what stands in it."""
+    """The file's text, empty if there is no file. Raises ConfigError, which never quotes the text."""
     try:
         data = ENV_FILE.read_bytes()
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise ConfigError(f".env: expected a file that can be read: {error.strerror}") from None
+        raise ConfigError(f".env: expected a readable file: {error.strerror}") from None
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
-        raise ConfigError(".env: expected text in UTF-8, got UTF-16 or no text; save the file as UTF-8")
+        raise ConfigError(".env: expected text in UTF-8, got UTF-16 or binary data; save the file as UTF-8")
     try:
         return data.decode(ENCODING)
     except UnicodeDecodeError as error:
@@ -39,9 +39,11 @@ def read_text() -> str:
 
 
 def lines(text: str) -> Iterator[Line]:
-    """Its lines but for comments, and for those that python-dotenv can't read and warns of itself."""
+    """The lines except comments and those that python-dotenv can't parse, which it warns about itself."""
     for binding in parse_stream(io.StringIO(text)):
         if binding.key:
             statement = binding.original.string
-            blank = statement[: len(statement) - len(statement.lstrip())].count("\n")  # the parser counts them to it
+            blank = statement[: len(statement) - len(statement.lstrip())].count(
+                "\n"
+            )  # the parser includes the blank lines before it
             yield Line(binding.original.line + blank, "" if binding.value is None else binding.key)

@@ -1,4 +1,4 @@
-"""Whether Redis may drop keys by itself. Any eviction policy but noeviction loses fills once its memory is full."""
+"""Whether Redis may evict keys. Any policy but noeviction loses fills once its memory is full."""
 
 import logging
 
@@ -11,9 +11,9 @@ CHECK_S = 60.0  # anybody may change the policy while the server runs
 
 
 def eviction_warning(policy: str) -> str:
-    """What is wrong with a policy, and the command that mends it; empty for the safe one.
+    """What is wrong with a policy, and the command that fixes it; empty for the safe one.
 
-    Also without a memory limit, which evicts nothing yet: the loss would begin on the day somebody sets one. The
+    It applies without a memory limit as well: nothing is evicted yet, but would be from the day somebody sets one. The
     volatile-* policies are no better, since leases are among the keys that expire.
     """
     if policy == SAFE_POLICY:
@@ -22,7 +22,7 @@ def eviction_warning(policy: str) -> str:
 
 
 class EvictionWatch:
-    """Warns of the policy once, and again when it or the server changes."""
+    """Warns about the policy once, and again when it or the server changes."""
 
     def __init__(self, queue: RedisQueue, log: logging.Logger) -> None:
         self._queue = queue
@@ -31,7 +31,7 @@ class EvictionWatch:
         self._seen = ("", "")  # the server's run and its policy
 
     def check(self, now: float) -> None:
-        """Look, when it is time. A server that doesn't tell is no reason to stop working."""
+        """Check, if it is due. A server that doesn't report its policy is no reason to stop working."""
         if now < self._next_at:
             return
         self._next_at = now + CHECK_S
@@ -46,5 +46,5 @@ class EvictionWatch:
         self._seen = seen
 
     def check_soon(self) -> None:
-        """Redis may be another one now."""
+        """Check at the next call: Redis may be another server now."""
         self._next_at = 0.0

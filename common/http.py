@@ -31,7 +31,7 @@ _CHUNK = 64 * 1024
 _SHOWN_BODY = 300
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 _BUSY = (408, 425, 429)  # 4xx that pass by themselves
-_NO_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client: a proxy's answer to CONNECT
+_NO_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")  # http.client's words for a proxy that refuses CONNECT
 
 
 class Rejected(PipelineError):
@@ -193,7 +193,7 @@ class HttpSource:
         if status == requests.codes.ok:
             return
         if status == requests.codes.proxy_authentication_required and self._proxy:
-            raise Unavailable(f"the proxy {name_of(self._proxy)} wants a user and a password: it answers {status}")
+            raise Unavailable(f"the proxy {name_of(self._proxy)} requires a user and a password: it answers {status}")
         reason = f"{self._where} answers {status}"
         if requests.codes.bad_request <= status < requests.codes.server_error and status not in _BUSY:
             shown = self._without_token(body.decode("utf-8", "replace"))[:_SHOWN_BODY]
@@ -232,7 +232,7 @@ class _Bearer(requests.auth.AuthBase):
 def proxy_of(url: str) -> str:
     """The environment's proxy for an address; empty where there is none, or NO_PROXY or the host itself rules it out.
 
-    Raises ConfigError when the proxy has no address to connect to.
+    Raises ConfigError when the proxy's address can't be used.
     """
     if is_private(urlsplit(url).hostname or ""):
         return ""

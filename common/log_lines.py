@@ -1,4 +1,4 @@
-"""Log lines, `timestamp - component - level - message`: one for each message, whatever its text holds. Pure."""
+"""Log lines, `timestamp - component - level - message`: one per message, whatever its text contains. Pure."""
 
 import logging
 import time
@@ -9,10 +9,10 @@ _INDENT = "    "
 
 
 class LineFormatter(logging.Formatter):
-    """UTC lines. What is below the message, a traceback, is indented: only a message begins a line with a time.
+    """UTC lines. A traceback below a message is indented, so that only messages begin with a timestamp.
 
-    Messages quote what sources, clients and servers said, and none of them may write lines of its own into the log or
-    steer the terminal that shows it.
+    Messages quote sources, clients and servers, none of which may forge lines in the log or control the terminal that
+    shows it.
     """
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ BACKUPS = 5
 
 
 class LogFile(RotatingFileHandler):
-    """A rotating file that is made again once somebody has deleted it or moved it away."""
+    """A rotating file that is recreated after somebody has deleted it or moved it away."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -38,7 +38,7 @@ class LogFile(RotatingFileHandler):
 def setup_logging(component: str, settings: Settings) -> logging.Logger:
     """The component's logger, writing UTC lines to stdout and, unless switched off, to `<log_dir>/<component>.log`.
 
-    What libraries log, from warnings on, goes to stderr, in lines of the same form.
+    Libraries' warnings and errors go to stderr in the same format.
     """
     formatter = LineFormatter()
     if logging.lastResort:

@@ -1,17 +1,17 @@
-"""Text from outside, made fit for a terminal, a log line or a header. Pure."""
+"""Text from outside, made safe for a terminal, a log line or a header. Pure."""
 
 import json
 
 
 def printable(text: str) -> str:
-    """The text in one line, with an escape for every character that a terminal might obey or not show."""
+    """The text on one line, with every character escaped that a terminal might obey or not show."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
 def as_header(value: str) -> str:
-    """The value of a header, as visible ASCII: nothing in it ends the header or fails to be encoded."""
+    """A header's value as visible ASCII: nothing in it ends the header or fails to encode."""
     return printable(value).encode("ascii", "backslashreplace").decode()
 
 

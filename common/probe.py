@@ -9,8 +9,8 @@
     python -m common.probe free HOST PORT         is the port free to listen on
 
 Exit codes: 0 yes, 1 no, 2 wrong configuration, 3 no, because something else listens there, 4 the pipeline works, but
-none of its sources brings fills, 5 not yet: the server is loading its data, 6 no: the server reports what is wrong with
-it. With --wait, a server that is loading is waited for as long as it says so, up to ten minutes.
+none of its sources brings fills, 5 not yet: the server is loading its data, 6 no: the server reports a fault of its
+own. With --wait, a server that is loading is waited for, up to ten minutes.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from common.redis_queue import RedisQueue
 YES, NO, WRONG_CONFIGURATION, TAKEN, WITHOUT_SOURCES, LOADING, FAULTY = range(7)
 ANSWER_LIMIT_S = 3.0
 RETRY_S = 0.3
-REPLY_LIMIT = 4096  # bytes of an error that names a path and a command
+REPLY_LIMIT = 4096  # bytes; an error may name a path and a command
 LOADING_LIMIT_S = 600.0  # some 70 GB of append-only file; a minute of demo takes seconds
-# What a Redis-protocol server that is ready may reply to PING, even when it wants a password.
+# What a Redis-protocol server that is ready may reply to PING, even if it requires a password.
 REDIS_READY = (b"+PONG", b"-NOAUTH", b"-DENIED", b"-MASTERDOWN")
 SHELL_SETTINGS = (
     "redis_host",
@@ -71,7 +71,7 @@ def _plain(value: object) -> str:
 
 
 def ask_redis(host: str, port: int) -> Answer:
-    """Whether a Redis-protocol server is ready. One that wants a password is; one that loads its data is not yet."""
+    """Whether a Redis-protocol server is ready, with or without a password; one that is loading its data is not."""
     return _ask_listener(host, port, "Redis", lambda: _ping_redis(host, port))
 
 
@@ -81,7 +81,7 @@ def ask_clickhouse(host: str, port: int) -> Answer:
 
 
 def _ask_listener(host: str, port: int, what: str, ping: Callable[[], Answer | None]) -> Answer:
-    """What `ping` concludes, which is None when the listener is something else."""
+    """The answer of `ping`, which returns None when the listener is something else."""
     where = f"{host}:{port}"
     try:
         socket.create_connection((host, port), timeout=ANSWER_LIMIT_S).close()
@@ -190,11 +190,11 @@ def wait_for(
 ) -> Answer:
     """The first yes, or the last answer within the limit. A port that something else holds is not waited for.
 
-    A server that is loading its data is waited for as long as it says so, up to `loading_limit_s`; one line reports it.
+    A server that is loading its data is waited for up to `loading_limit_s`; one line reports it.
     """
     started = loading_at = time.monotonic()
     has_loaded = False
-    # While it loads, a server may end and be started again, and break off an answer when it does.
+    # A server may be restarted while it is loading, and break off an answer.
     while (answer := question()).code in {NO, LOADING} or (has_loaded and answer.code == TAKEN):
         now = time.monotonic()
         loading = answer.code == LOADING
@@ -209,7 +209,7 @@ def wait_for(
 
 
 def wait_while_loading(settings: Settings) -> None:
-    """Return once Redis is not loading its data any more; at once when it is ready, away, or something else."""
+    """Return once Redis is no longer loading its data; at once if it is ready, away or something else."""
     wait_for(lambda: ask_redis(settings.redis_host, settings.redis_port), limit_s=0.0)
 
 

@@ -134,7 +134,7 @@ class Progress:
 
 
 def read_runs(queue: RedisQueue) -> list[tuple[str, Run]]:
-    """Every run that is kept, with the name of its source."""
+    """Every stored run, with the name of its source."""
     prefix, found = queue.keys.backfill("", "").removesuffix(":"), []
     for key in queue.scan(prefix):
         source, _, name = key.removeprefix(prefix).partition(":")

@@ -1,4 +1,4 @@
-"""Which hosts are reached through the proxy of HTTP_PROXY and its like, and how a message names it."""
+"""Which hosts are reached through the proxy of HTTP_PROXY and the like, and how messages name it."""
 
 import ipaddress
 from collections.abc import Collection
@@ -15,12 +15,12 @@ def is_private(host: str) -> bool:
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
-        return "." not in name or name.endswith(_PRIVATE)  # `clickhouse`, as compose names it, is a name by itself
+        return "." not in name or name.endswith(_PRIVATE)  # `clickhouse`, as in compose, has no dot
     return (getattr(address, "ipv4_mapped", None) or address).is_private
 
 
 def checked(proxy: str, schemes: Collection[str]) -> str:
-    """The proxy with its scheme, or nothing. Raises ConfigError, without its user and password."""
+    """The proxy with a scheme; empty without a proxy. Raises ConfigError, which never shows its user and password."""
     if not proxy:
         return ""
     address = proxy if "://" in proxy else f"http://{proxy}"

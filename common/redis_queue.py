@@ -376,7 +376,7 @@ class RedisQueue:
         return _entries(reply[0][1]) if reply else []
 
     def read_from(self, stream: str, first: str, count: int) -> list[Entry]:
-        """Entries from an id on, itself included, outside any group."""
+        """Entries from an id on, inclusive, outside any group."""
         return _entries(self.call("XRANGE", stream, first, "+", "COUNT", count))
 
     def _read_group(self, route: Route, consumer: str, count: int, block_ms: int) -> list[Entry]:
@@ -476,7 +476,7 @@ class RedisQueue:
 
     def _consumers(self, route: Route) -> list[dict[str, Any]]:
         reply: list[Any] = []
-        with _missing_group_is_empty():  # the next read makes it again, and says so
+        with _missing_group_is_empty():  # the next read creates it again and logs that
             reply = self.call("XINFO", "CONSUMERS", route.stream, route.group)
         return [_pairs(consumer) for consumer in reply]
 
@@ -547,16 +547,16 @@ class RedisQueue:
         return [beat for key in self.scan(self.keys.heartbeat("")) if (beat := self.read_hash(key))]
 
     def scan(self, prefix: str) -> list[str]:
-        """The keys that begin like that, in order."""
+        """The keys with that prefix, sorted."""
         with self.available():
             return sorted(key.decode() for key in self._redis.scan_iter(match=f"{prefix}*", count=1000))
 
     def read_hash(self, key: str) -> dict[str, str]:
-        """The fields of a hash; none when it does not exist."""
+        """The fields of a hash; empty if it does not exist."""
         return {name: value.decode() for name, value in _pairs(self.call("HGETALL", key)).items()}
 
     def server_info(self) -> dict[str, str]:
-        """What the server says of itself. Raises Unavailable also where it refuses to, as a managed one may."""
+        """The reply to INFO. Raises Unavailable also when the server refuses INFO, as managed ones may."""
         try:
             reply: dict[str, Any] = self.call("INFO")
         except (exceptions.ResponseError, ConfigError) as error:
@@ -594,7 +594,7 @@ class RedisQueue:
         )
 
     def undelivered_since(self, stream: str, group: GroupInfo) -> str | None:
-        """Id of the oldest entry that no consumer of the group has been given; None when there is none."""
+        """Id of the oldest entry that has not been delivered to the group; None if there is none."""
         found = self.call("XRANGE", stream, f"({group.last_delivered_id}", "+", "COUNT", 1)
         return found[0][0].decode() if found else None
 
@@ -632,7 +632,7 @@ class RedisQueue:
 
 @contextmanager
 def _missing_group_is_empty() -> Iterator[None]:
-    """Lets a question about a consumer group pass where the group or its stream is missing."""
+    """Ignores the error of a command about a consumer group when the group or its stream is missing."""
     try:
         yield
     except exceptions.ResponseError as error:

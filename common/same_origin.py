@@ -1,13 +1,13 @@
-"""Which requests a server without a log-in answers, told by the headers that browsers don't let pages forge. Pure.
+"""Which requests a server without a log-in answers, judged by headers that browsers don't let pages forge. Pure.
 
-Any page that somebody opens can make the browser send requests to this machine: by links, frames, forms, images and
-scripts, also from another port of localhost, and by a name of its own that it makes resolve to this machine.
+Any page that somebody opens can make the browser send requests to this machine: with links, frames, forms, images and
+scripts, from another port of localhost, or under a host name of its own that it makes resolve to this machine.
 
-Sec-Fetch-Site says whose page it was (https://www.w3.org/TR/fetch-metadata/). It ignores ports: another port of
-localhost is `same-site`. Browsers send it to loopback addresses and over HTTPS only, and old ones not at all; there,
-Origin gives away every request that could change something, and Host every name that is not ours. What remains can't
-be told from a person's or curl's: a GET without those headers, and one that a link in a mail or the redirect of a typed
-address leads to (Chromium calls both `none`). It must change nothing, and HEADERS keep its answer from other pages.
+Sec-Fetch-Site identifies the page's site (https://www.w3.org/TR/fetch-metadata/). It ignores ports: another port of
+localhost is `same-site`. Browsers send it only to loopback addresses and over HTTPS, and old ones not at all. Without
+it, Origin exposes every request that could change something, and Host every name that is not ours. What remains looks
+like a person or curl: a GET without these headers, and one that follows a link in a mail or the redirect of a typed
+address (Chromium sends `none` for both). It must change nothing, and HEADERS keep its answer from other pages.
 """
 
 import ipaddress
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from common.errors import ConfigError
 
-# Answers may be shown and read by nobody but the person who asked.
+# Only the person who asked may see and read the answer.
 HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -35,15 +35,15 @@ _HOST_AND_PORT = re.compile(
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?")
 _BLANKS = " \t"
 _FOREIGN_PAGE = (
-    "Requests that come from pages of other sites or ports are not answered. "
-    "To open this address, click into the address bar and press Enter"
+    "Requests from pages of other sites or ports are not answered. "
+    "To open this address, click in the address bar and press Enter"
 )
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Refusal(NamedTuple):
-    """Why a request is not answered, for whoever sent it."""
+    """Why a request is not answered, for its sender."""
 
     status: HTTPStatus
     reason: str
@@ -51,16 +51,16 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OwnNames:
-    """The names under which clients may know a server, beside those of loopback."""
+    """The host names that a server answers to, besides those of loopback."""
 
     listening_on: str  # name or address
-    allowed: frozenset[str]  # of `host_names`
-    setting: str  # where `allowed` is from
+    allowed: frozenset[str]  # as `host_names` returns them
+    setting: str  # the name of the setting that lists `allowed`
 
     def include(self, name: str) -> bool:
         """Whether the canonical name is one of them.
 
-        A server that listens on every address goes by any literal one: a page that makes a name of its own resolve to
+        A server that listens on every address answers to any IP address: a page that makes a name of its own resolve to
         this machine sends that name, never an address.
         """
         if name == "localhost" or name == canonical(self.listening_on) or name in self.allowed:
@@ -72,12 +72,12 @@ class OwnNames:
 def refusal(values_of: Callable[[str], Sequence[str]], own: OwnNames) -> Refusal | None:
     """Why a request with these headers must not be answered; None: answer it.
 
-    `values_of` returns every value of a header, by its name; an empty sequence where there is none.
+    `values_of` returns every value of the header of that name, empty if there is none.
     """
     hosts = [_host_and_port(value.strip(_BLANKS)) for value in values_of("Host")]
     host = hosts[0] if len(hosts) == 1 else None
     if host is None or not own.include(host.name):
-        reason = f"This server does not answer to that host name. {own.setting} lists the names that it has"
+        reason = f"This server does not answer to that host name. {own.setting} lists the names that it answers to"
         return Refusal(HTTPStatus.MISDIRECTED_REQUEST, reason)
     from_own_page = all(_of_origin(value.strip(_BLANKS)) == host for value in values_of("Origin"))
     if from_own_page and all(value.strip(_BLANKS) in _OWN_SITES for value in values_of("Sec-Fetch-Site")):
@@ -86,7 +86,7 @@ def refusal(values_of: Callable[[str], Sequence[str]], own: OwnNames) -> Refusal
 
 
 def host_names(listed: str, setting: str) -> frozenset[str]:
-    """The canonical names of a comma-separated list. ConfigError: one of them is no host name or address."""
+    """The canonical names of a comma-separated list. ConfigError: one of them is not a host name or an address."""
     names = frozenset(canonical(part.strip().removeprefix("[").removesuffix("]")) for part in listed.split(","))
     for name in names - {""}:
         if not (_NAME.fullmatch(name) or _address(name)):
@@ -95,7 +95,7 @@ def host_names(listed: str, setting: str) -> frozenset[str]:
 
 
 def canonical(name: str) -> str:
-    """A host name or an address in the one way of writing it that names are compared in."""
+    """A host name or an address in the spelling in which names are compared."""
     lower = name.lower().removesuffix(".")
     return str(_address(lower) or lower)
 

@@ -1,13 +1,13 @@
 """One ./start.sh or ./stop.sh at a time: the lock that they hold. Runs with any Python, before there is a .venv.
 
-    python -m common.script_lock wait FD WHY    waits until the file open as FD is nobody else's; prints WHY if so
-    python -m common.script_lock start FD       the same for ./start.sh, whose process group it notes in the file
-    python -m common.script_lock stop FD        the same for ./stop.sh, which ends the starts that hold the file
+    python -m common.script_lock wait FD WHY    waits for the lock on the file open as FD; prints WHY if it is held
+    python -m common.script_lock start FD       the same for ./start.sh; writes its process group to the file
+    python -m common.script_lock stop FD        the same for ./stop.sh; ends each ./start.sh that holds it
 
-The lock belongs to the open file and so to the shell that has opened it and to all that it starts; it ends with the
-last of them, however that ends. FD has to be closed for what lives on.
+The lock belongs to the open file, and so to the shell that has opened it and to every process that it starts; it ends
+with the last of them, however that ends. Processes that live on have to be started with FD closed.
 
-Exit codes: 0 locked, 1 not within the limit, 3 a start that waited was ended by ./stop.sh.
+Exit codes: 0 locked, 1 still held at the limit, 3 ./stop.sh ended a start that was waiting.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def holder(descriptor: int) -> str:
-    """What the last one to hold the lock has noted: `start` or `stop`, and its process group."""
+    """The note of the lock's last holder: `start` or `stop`, and its process group."""
     return os.pread(descriptor, 100, 0).decode(errors="replace")
 
 
@@ -72,7 +72,7 @@ def stop(descriptor: int) -> int:
 
 
 def _end_start(found: str, before: str) -> str:
-    """Send a start SIGTERM, but not to an earlier one's group: whoever has just locked the file rewrites the note."""
+    """SIGTERM the start that holds the lock, once its note was seen twice: a new holder writes its own a bit later."""
     what, _, group = found.partition(" ")
     if found == before and what == "start" and group.isdecimal():
         with suppress(ProcessLookupError):

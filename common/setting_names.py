@@ -1,7 +1,7 @@
-"""Names that look like settings and are none, in `.env` and in the environment. Values are never looked at.
+"""Names that look like settings but aren't, in `.env` and in the environment. Values are never read.
 
-Such a name is worth a warning and no error: compose keeps variables of its own in `.env`, and Kubernetes puts
-REDIS_SERVICE_HOST and its like beside REDIS_HOST.
+Such a name deserves a warning but not an error: compose keeps variables of its own in `.env`, and Kubernetes puts
+REDIS_SERVICE_HOST and the like beside REDIS_HOST.
 """
 
 import difflib
@@ -17,9 +17,9 @@ ENVIRONMENT_ALONE = frozenset(
 COMPOSE_ALONE = frozenset({"REDIS_MAXMEMORY"})  # docker-compose.yml reads it, from either
 _OF_DOCKER = ("COMPOSE_", "DOCKER_", "BUILDKIT_", "BUILDX_")
 _OF_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP)(_|$)")
-_NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")  # what may be repeated; any other text could be a stray password
+_NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")  # what may be shown; any other text could be a stray password
 NEAR = 0.8  # of difflib's ratio: REDIS_PASS is near REDIS_PASSWORD (0.83), CLICKHOUSE_SERVICE_HOST not (0.79)
-NEAR_IN_FILE = 0.6  # what stands in `.env` is meant for us
+NEAR_IN_FILE = 0.6  # a name in `.env` is meant for us
 
 
 def doubtful_lines(lines: Iterable[Line], settings: Collection[str]) -> Iterator[str]:
@@ -30,7 +30,7 @@ def doubtful_lines(lines: Iterable[Line], settings: Collection[str]) -> Iterator
             continue
         where = f".env, line {number}:"
         if known in ENVIRONMENT_ALONE:
-            yield f"{where} {known} has no effect there; ./start.sh and libraries read it from the environment alone"
+            yield f"{where} {known} has no effect here: it is read from the environment only"
         elif not (_NAME.fullmatch(name) or _nearest(known, settings, NEAR)):
             yield f"{where} sets nothing: expected NAME=value with the name of a setting"
         else:
@@ -38,7 +38,7 @@ def doubtful_lines(lines: Iterable[Line], settings: Collection[str]) -> Iterator
 
 
 def doubtful_variables(variables: Iterable[str], settings: Collection[str]) -> Iterator[str]:
-    """A warning for each variable that begins like a setting and is nearly one."""
+    """A warning for each variable whose name begins like a setting's and nearly matches one."""
     names = {name.upper() for name in variables}
     prefixes = tuple({f"{name.partition('_')[0]}_" for name in settings})
     for name in sorted(names - set(settings) - ENVIRONMENT_ALONE - COMPOSE_ALONE):

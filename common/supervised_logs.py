@@ -1,6 +1,6 @@
-"""Log files under supervisord: one that was deleted is made again within seconds. supervisord.conf loads this.
+"""Log files under supervisord: one that was deleted is recreated within seconds. supervisord.conf loads this.
 
-supervisord itself goes on writing to the deleted file, which nobody can read, until it gets a SIGUSR2.
+supervisord itself keeps writing to the deleted file, which nobody can read, until it gets a SIGUSR2.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def watch(supervisord: Any) -> object:
 
 
 def handlers_of(supervisord: Any) -> Iterator[FileHandler]:
-    """What writes supervisord's own log, then the processes' ones."""
+    """The handlers of supervisord's own log, then those of the processes' logs."""
     loggers = [supervisord.options.logger]
     for group in supervisord.process_groups.values():
         for process in group.processes.values():
@@ -29,7 +29,7 @@ def handlers_of(supervisord: Any) -> Iterator[FileHandler]:
 
 
 def recreate(handlers: Iterator[FileHandler]) -> None:
-    """Give each handler whose file is gone a new one. Where that can't be made, it is tried again at the next look."""
+    """Give each handler whose file is gone a new one. One that can't be created is tried again at the next tick."""
     for handler in handlers:
         path = Path(handler.baseFilename)
         if path.exists():

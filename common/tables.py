@@ -321,7 +321,7 @@ LEFT JOIN
 SETTINGS do_not_merge_across_partitions_select_final = 1""".replace("LAST_PRICE", LAST_PRICE),
 )
 
-# Kept beside the rows themselves: what was lost with Redis' data must not be lost with it.
+# In ClickHouse, beside the rows: in Redis, the record of a loss would be lost with the rest.
 REPEATED_HOURS = Table(
     name="repeated_hours",
     comment="Hours of event time in which rows were stored twice, as after a loss of Redis' data",

@@ -1,8 +1,8 @@
-"""The server's append-only file: is its end damaged, and the repair, by the server binary's own checker.
+"""The server's append-only file: finding and repairing a damaged end, with the server binary's own checker.
 
-Valkey drops an end that was cut off by itself (aof-load-truncated). Anything else that it can't read, such as the zeros
-that a power cut can leave, keeps it from starting. Reading a file takes the checker some 4 s a GB, so only one that
-has not grown since the last start is checked: that start may have failed on it.
+Valkey itself drops an end that was cut off (aof-load-truncated). Anything else that it can't read, such as the zeros
+that a power cut can leave, keeps it from starting. The checker takes some 4 s per GB, so a file is checked only if it
+has not grown since the last start, which may have failed on it.
 """
 
 import mmap
@@ -32,7 +32,7 @@ class Damage(NamedTuple):
 
 
 def damage_after_failed_start(directory: Path, binary: str) -> Damage | None:
-    """What keeps the server from starting, if this file has not grown since the last start; notes this start."""
+    """What keeps the server from starting, if the file has not grown since the last start. Notes this start."""
     path = newest_file(directory)
     if path is None:
         return None
@@ -46,7 +46,7 @@ def damage_after_failed_start(directory: Path, binary: str) -> Damage | None:
 def newest_file(directory: Path) -> Path | None:
     """The file that the server appends to; None before its first start.
 
-    By its name alone: of Valkey 9.1 the checker takes a manifest's base, which begins with VALKEY, for commands.
+    The checker gets it without the manifest: Valkey 9.1's takes the base file, which begins with VALKEY, for commands.
     """
     folder = directory / "appendonlydir"
     try:
@@ -58,7 +58,7 @@ def newest_file(directory: Path) -> Path | None:
 
 
 def find_damage(path: Path, binary: str) -> Damage | None:
-    """The damage of a file that the server refuses; None for one that it reads, or mends by itself."""
+    """The damage of a file that the server refuses; None for one that it reads or repairs itself."""
     checked = subprocess.run([CHECKER, path], executable=binary, capture_output=True, check=False)  # noqa: S603
     readable = _READABLE.search(checked.stdout + checked.stderr)
     size = path.stat().st_size
@@ -68,7 +68,7 @@ def find_damage(path: Path, binary: str) -> Damage | None:
 
 
 def _is_cut_off(path: Path, start: int) -> bool:
-    """Whether what begins at `start` are commands that the file's end cuts off."""
+    """Whether `start` begins commands that the end of the file cuts off."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             while True:
@@ -103,9 +103,9 @@ def _end_of_line(data: mmap.mmap, start: int) -> int:
 
 
 def repair(damage: Damage, binary: str) -> Path:
-    """Cut off what can't be read; returns the copy of the whole file that is made first. The server must not run.
+    """Cut off what can't be read; returns the copy of the whole file, made first. The server must not be running.
 
-    OSError: no room for the copy, or the checker refuses; the file is as it was.
+    OSError: no room for the copy, or the checker refuses; the file is unchanged.
     """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     kept = damage.path.parent.parent / f"{damage.path.name}.damaged-{stamp}"

@@ -16,7 +16,7 @@ def claim(directory: Path) -> int:
     ends, so nothing has to be cleaned up after a kill -9.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)  # also one that an older revision, or a person, made for everybody to read
+    directory.chmod(0o700)  # also one that an older version, or a person, made readable for others
     descriptor = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

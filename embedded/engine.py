@@ -70,7 +70,7 @@ class Connection:
             self.run(f"USE {quoted(database, '`')}")
 
     def run(self, sql: str) -> None:
-        """Execute a statement of our own, or again one that was permitted, whose result nobody reads."""
+        """Execute a statement whose result nobody reads: one of our own, or one that was permitted before."""
         with _engine_errors():
             self._raw.query(sql, "Null")
 
@@ -155,7 +155,7 @@ class Engine:
         self.timezone = self._anchor.query("SELECT timezone()", "TSVRaw").bytes().decode().strip()
 
     def _leave_files_out(self) -> None:
-        """Make `default` an ordinary database. To the library it is one over all files: a path is a table of it."""
+        """Make `default` an ordinary database. The library lays it over the file system: any path is a table in it."""
         found = self._anchor.query(
             "SELECT uuid FROM system.databases WHERE name = 'default' AND engine = 'Overlay'", "TSVRaw"
         )

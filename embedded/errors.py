@@ -60,7 +60,7 @@ def refusal(name: str, message: str) -> ClickHouseError:
     return ClickHouseError(code, name, f"Code: {code}. DB::Exception: {message}. ({name})")
 
 
-# What the bindings raise for a refusal: the latter where its text quotes bytes of the statement that are not UTF-8.
+# What the bindings raise for an error: the latter when its text quotes bytes of the statement that are not UTF-8.
 ENGINE_ERRORS = (RuntimeError, UnicodeDecodeError)
 
 

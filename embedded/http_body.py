@@ -21,7 +21,7 @@ else:
 PIECE_BYTES = 1024 * 1024  # a few calls into the engine per insert, and little memory per request
 _MAX_LINE_BYTES = 4096
 _LENGTH = re.compile(r"[0-9]{1,18}")
-# Python's int(…, 16) takes signs, underscores and 0x as well, which others before this server may read otherwise.
+# Python's int(…, 16) also accepts signs, underscores and 0x, which a proxy in front may read differently.
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _REFUSED = re.compile(r";\s*q=0(?:\.0*)?\s*$")
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
@@ -89,7 +89,7 @@ def accepted_encoding(header: str) -> str | None:
 
 
 def raw_pieces(source: Readable, headers: Headers) -> Iterator[bytes]:
-    """Return the body as it was sent, up to its end. BadFraming; reading it, IncompleteBody: it ended early."""
+    """Return the body as it was sent. Raises BadFraming; reading it raises IncompleteBody if it ends early."""
     lengths = [value.strip() for value in headers.get_all("Content-Length", [])]
     encodings = [value.strip().lower() for value in headers.get_all("Transfer-Encoding", [])]
     if len(lengths) + len(encodings) > 1:

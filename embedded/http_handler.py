@@ -24,7 +24,7 @@ IDLE_LIMIT_S = 300.0  # of a kept connection between requests, and of a client t
 MAX_STATEMENT_BYTES = 16 * 1024 * 1024  # the rows of an INSERT do not count
 MAX_DRAINED_BYTES = 1024 * 1024 * 1024
 _LOGGED_CHARACTERS = 300
-# Clients of ClickHouse ignore them. In a browser that an address was typed into, a result can't run scripts.
+# ClickHouse's clients ignore these. In a browser, they keep a result from running scripts.
 _HEADERS = {**same_origin.HEADERS, "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox"}
 _log = logging.getLogger("clickhouse_server")
 
@@ -124,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
     def _refuse_foreign_pages(self) -> None:
         refused = same_origin.refusal(lambda name: self.headers.get_all(name, []), self.server.names)
         if refused:
-            self.close_connection = True  # its body was written by somebody who would like it taken for a request
+            self.close_connection = True  # its body may be written to pass for the next request
             raise errors.refusal("AUTHENTICATION_FAILED", refused.reason)
 
     def _work(self, request: http_request.Request) -> Work | None:
@@ -176,7 +176,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = self.close_connection or left <= 0
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        """Answer what is no request, and close the connection: where the next one would begin is not known."""
+        """Answer what is not a request, and close the connection: where the next one begins is unknown."""
         self.log_error("refused with %d: %s", code, message)
         self.close_connection = True
         self._body = iter(())

@@ -25,16 +25,15 @@ _INTERFACE_NAMES = frozenset({
     "wait_end_of_query", "buffer_size", "stacktrace",
     "send_progress_in_http_headers", "http_headers_progress_interval_ms",
 })  # fmt: skip
-_PARAMETER_NAME = re.compile(r"[A-Za-z0-9_$]+")
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _PARAMETER_NAME = re.compile(r"[A-Za-z0-9_$]+")
 MAX_HEAD_BYTES = 256 * 1024
-# RFC 9112: no blank before the colon, no folded line, no control character, no CR of its own.
+# RFC 9112: no blank before the colon, no folded line, no control character, no bare CR.
 _HEADER_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r?\n")
 
 
 class MalformedHead(Exception):
-    """The header lines are none, or ones that servers read differently: answer 400 and close the connection."""
+    """The header lines are invalid, or servers read them differently: answer 400 and close the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class Request:
 
 
 def read_head(source: Readable) -> bytes:
-    """Read the header lines, up to and with the empty one. MalformedHead: anything else comes before it."""
+    """Read the header lines, up to and including the empty one. MalformedHead: anything else comes before it."""
     lines: list[bytes] = []
     left = MAX_HEAD_BYTES
     while (line := source.readline(left + 1)) not in {b"\r\n", b"\n"}:

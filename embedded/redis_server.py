@@ -182,7 +182,7 @@ def repair(directory: Path) -> int:
         return 0
     sys.stdout.write(f"{damage}\n")
     copy = append_only_file.repair(damage, binary)
-    sys.stdout.write(f"cut them off; the file as it was is kept as {copy}\n")
+    sys.stdout.write(f"cut them off; the original file is kept as {copy}\n")
     return 0
 
 
@@ -192,7 +192,7 @@ def parse_arguments(arguments: list[str], password: str) -> ServerSettings:
     parser.add_argument("--port", type=int, default=6379)
     parser.add_argument("--dir", type=Path, required=True, help="where the append-only file lives")
     parser.add_argument("--maxmemory", type=_memory, default="2gb", help="limit after which writes are refused")
-    parser.add_argument("--repair", action="store_true", help="mend the append-only file instead of serving it")
+    parser.add_argument("--repair", action="store_true", help="repair the append-only file instead of serving it")
     parsed = parser.parse_args(arguments)
     return ServerSettings(parsed.host, parsed.port, parsed.dir, parsed.maxmemory, password, repair=parsed.repair)
 

@@ -1,4 +1,4 @@
-"""A stand-in for a Redis server that can't start: it answers every command with why, so that clients report it."""
+"""A stand-in for a Redis server that can't start: it answers every command with the reason, for clients to report."""
 
 import socket
 import socketserver
@@ -37,7 +37,7 @@ class _Refusal(socketserver.BaseRequestHandler):
 
 
 def _commands(reader: Any) -> int:
-    """How many whole commands have arrived."""
+    """How many complete commands have arrived."""
     count = 0
     while reader.gets() is not False:
         count += 1

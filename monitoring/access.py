@@ -22,7 +22,7 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 
 def guard(own: OwnNames) -> Callable[[Request, Answer], Awaitable[Response]]:
-    """Middleware that refuses requests of foreign pages and under foreign host names, and adds the headers."""
+    """Middleware that refuses requests from foreign pages or under foreign host names, and adds the headers."""
 
     async def answer(request: Request, call_next: Answer) -> Response:
         refused = same_origin.refusal(request.headers.getlist, own)

@@ -6,7 +6,7 @@
 Compares rows with distinct ids, order_filled with trades, trades with markets, and the volume of the taker orders with
 Gamma's. What is missing comes with the command that fetches it. An id is looked for within its day: one that came
 with two block times counts as two.
-What an ingester that catches up, or a backfill that runs, has still to fetch is no gap; a line tells of it.
+What an ingester that is catching up, or a running backfill, has yet to fetch is not a gap; a note reports it.
 
 Exit status: 0 all right; 1 something is missing, doubled or silent, or ClickHouse is away; 2 the command or the
 configuration is wrong.
@@ -76,7 +76,7 @@ def audit(
 ) -> Audit:
     """Count everything. Raises Unavailable and ConfigError.
 
-    What is still to come is asked for first: what arrives meanwhile may be counted, but is not missed.
+    What is still to come is read first, so that what arrives meanwhile may be counted but is never reported missing.
     """
     unread = read_unread()
     settled_at = read_clock(clickhouse) - question.settle_s

@@ -33,7 +33,7 @@ class Audit(msgspec.Struct, frozen=True):
     gaps: list[Gap]
     volume: Volume
     polygon_last_block: Reading[str]  # everything up to it has been read, the ingester says
-    unread: Reading[list[Unread]]  # what is still to come; gaps are without it
+    unread: Reading[list[Unread]]  # what is still to come; `gaps` excludes it
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -175,7 +175,7 @@ def _unread_notes(audit: Audit) -> Iterator[str]:
     if audit.unread.state == "unknown":
         yield (
             f"how far the sources have been read is unknown ({audit.unread.reason}): "
-            "what they have still to bring counts as a gap"
+            "what they have yet to bring counts as a gap"
         )
     yield from (each.text for each in audit.unread.value or [] if each.begin < audit.end and each.end > audit.begin)
 

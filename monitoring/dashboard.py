@@ -31,7 +31,7 @@ from monitoring.status import collect
 
 STATIC = Path(__file__).parent / "static"
 READ_TIMEOUT_S = 2.0  # the page has to say soon that a server does not answer; other processes can wait longer
-COUNT_TIMEOUT_S = 6.0  # above what a count may take; a stop waits for it
+COUNT_TIMEOUT_S = 6.0  # more than a count may take; stopping waits for it
 GRACE_S = 5  # for requests under way when the process is told to stop
 CHECK_S = 1.0
 OK, UNAVAILABLE = 200, 503
@@ -157,13 +157,13 @@ class Dashboard:
         return "dashboard"
 
     def step(self) -> float:
-        """Crash when the server or what runs beside it has: pages that stand still must not look alive."""
+        """Crash when the server or one of the jobs has: pages that stand still must not look alive."""
         if not self._thread.is_alive():
             raise RuntimeError("the web server has ended by itself")
         jobs: list[asyncio.Task[None]] = self._app.state.jobs
         for job in jobs:
             if job.done():
-                raise RuntimeError("what runs beside the pages has ended by itself") from job.exception()
+                raise RuntimeError("a background job has ended by itself") from job.exception()
         return CHECK_S
 
     def drain(self) -> None:
@@ -185,13 +185,13 @@ def build(context: Context) -> Dashboard:
     settings = context.settings.model_copy(update=timeouts)
     listening = listen(settings.dashboard_host, settings.dashboard_port)
     queue, clickhouse = RedisQueue(settings), ClickHouse(settings)
-    patient = ClickHouse(settings.model_copy(update={"clickhouse_timeout_s": COUNT_TIMEOUT_S}))
-    counter = RepetitionCounter(patient)
+    counting = ClickHouse(settings.model_copy(update={"clickhouse_timeout_s": COUNT_TIMEOUT_S}))
+    counter = RepetitionCounter(counting)
 
     def close() -> None:
         queue.close()
         clickhouse.close()
-        patient.close()
+        counting.close()
 
     context.log.info("listening on http://%s:%d", settings.dashboard_host, settings.dashboard_port)
     return Dashboard(create_app(settings, queue, clickhouse, counter, time.time), listening, close)

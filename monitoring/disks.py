@@ -1,4 +1,4 @@
-"""The disks that ClickHouse keeps the tables on, as it tells: of a server elsewhere as of one on this machine."""
+"""The disks that hold ClickHouse's tables, as ClickHouse reports them, be it on this machine or elsewhere."""
 
 import msgspec
 
@@ -6,13 +6,13 @@ from common.clickhouse import ClickHouse
 from monitoring.reading import Reading, Server
 
 GB = 1_000_000_000
-NEARLY_FULL_SHARE, NEARLY_FULL_BYTES = 0.1, 10 * GB  # less than both is free
+NEARLY_FULL_SHARE, NEARLY_FULL_BYTES = 0.1, 10 * GB  # free space below both
 FULL_BYTES = GB  # merges need room for a part beside those that it replaces
-UNLIMITED_BYTES = 2**62  # object storage has no end: it tells 2^64 - 1, or 0
+UNLIMITED_BYTES = 2**62  # object storage is unlimited: it reports 2^64 - 1, or 0
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """One of them."""
+    """A disk of ClickHouse."""
 
     name: str
     path: str
@@ -33,7 +33,7 @@ class Disk(msgspec.Struct, frozen=True):
 
 
 def read_disks(clickhouse: ClickHouse, database: Server) -> Reading[list[Disk]]:
-    """Those of the storage policies of our tables that have an end."""
+    """The disks in the storage policies of our tables, except unlimited ones."""
     return database.read(lambda: _disks(clickhouse))
 
 

@@ -153,13 +153,13 @@ def _redis(redis: RedisState) -> Iterator[Reason]:
     if redis.append_only_file.value not in {None, OK}:
         text = "can't write its append-only file and refuses all writes: is its disk full?"
         yield Reason("broken", "Redis", text)
-    for what, told in (("rewrite its append-only file", redis.rewrite), ("write its last snapshot", redis.snapshot)):
-        if told.value not in {None, OK}:
+    for what, status in (("rewrite its append-only file", redis.rewrite), ("write its last snapshot", redis.snapshot)):
+        if status.value not in {None, OK}:
             yield Reason("degraded", "Redis", f"could not {what}: is its disk nearly full?")
 
 
 def _disk(disk: Disk) -> Iterator[Reason]:
-    """Merges, and with them inserts, stop before the last byte is taken."""
+    """Merges, and with them inserts, stop before the last byte is used."""
     left = f"{size(disk.free_bytes)} of {size(disk.total_bytes)} free at {printable(disk.path)}"
     if disk.is_full:
         yield Reason("broken", "ClickHouse", f"its disk {printable(disk.name)} is full: {left}")
@@ -169,10 +169,10 @@ def _disk(disk: Disk) -> Iterator[Reason]:
 
 def _repeated(repeated: Repeated) -> Iterator[Reason]:
     cause = "as after a loss of Redis' data"
-    remedy = f"merges remove them, or at once: {repeated.remedy}"
+    remedy = f"merges remove them; to do so at once: {repeated.remedy}"
     if repeated.rows.value is None:
-        text = f"may have rows twice, {cause}, and how many is unknown ({printable(repeated.rows.reason)}); {remedy}"
+        text = f"may have rows stored twice, {cause}; how many is unknown ({printable(repeated.rows.reason)}); {remedy}"
         yield Reason("degraded", repeated.table, text)
     elif repeated.rows.value:
         rows = f"{number(repeated.rows.value)} row{'' if repeated.rows.value == 1 else 's'}"
-        yield Reason("degraded", repeated.table, f"has {rows} twice, {cause}; {remedy}")
+        yield Reason("degraded", repeated.table, f"has {rows} stored twice, {cause}; {remedy}")

@@ -145,7 +145,7 @@ def _make_environment() -> Environment:
     environment.filters["counted"] = _counted
     environment.globals["tones"] = STATE_TONES
     environment.globals["source_tones"] = SOURCE_TONES
-    environment.globals["no_disk"] = lambda _: "none with an end"  # object storage
+    environment.globals["no_disk"] = lambda _: "unlimited"  # object storage
     environment.globals["none_noted"] = lambda _: "none noted"
     environment.globals["fmt"] = formatting  # for the values of readings: reading.map(fmt.number)
     return environment

@@ -1,4 +1,4 @@
-"""What Redis says of itself: whether it may drop keys, and whether it can write to its disk."""
+"""What Redis reports about itself: whether it may evict keys, and whether it can write to its disk."""
 
 from collections.abc import Mapping
 
@@ -7,16 +7,16 @@ import msgspec
 from common.redis_queue import RedisQueue
 from monitoring.reading import Reading, Server, absent, known_or, unknown
 
-NOT_TOLD = unknown("Redis does not tell")
+NOT_REPORTED = unknown("Redis does not report it")
 OK = "ok"
 
 
 class RedisState(msgspec.Struct, frozen=True):
-    """The server behind the streams. What it writes is `ok`, or what it says instead."""
+    """The server behind the streams. The status of each kind of write is `ok`, or what Redis reports instead."""
 
     eviction_policy: Reading[str]
     append_only_file: Reading[str]  # absent without one
-    rewrite: Reading[str]  # of the append-only file, the last one
+    rewrite: Reading[str]  # the last one of the append-only file
     snapshot: Reading[str]  # the last one
 
 
@@ -26,18 +26,18 @@ def read_redis(queue: RedisQueue, redis: Server) -> RedisState:
 
 def as_redis_state(info: Reading[dict[str, str]]) -> RedisState:
     return RedisState(
-        eviction_policy=_told(info, "maxmemory_policy"),
-        append_only_file=info.then(lambda told: _of_file(told, "aof_last_write_status")),
-        rewrite=info.then(lambda told: _of_file(told, "aof_last_bgrewrite_status")),
-        snapshot=_told(info, "rdb_last_bgsave_status"),
+        eviction_policy=_reported(info, "maxmemory_policy"),
+        append_only_file=info.then(lambda fields: _of_file(fields, "aof_last_write_status")),
+        rewrite=info.then(lambda fields: _of_file(fields, "aof_last_bgrewrite_status")),
+        snapshot=_reported(info, "rdb_last_bgsave_status"),
     )
 
 
-def _told(info: Reading[dict[str, str]], name: str) -> Reading[str]:
-    return info.then(lambda told: known_or(told.get(name), NOT_TOLD))
+def _reported(info: Reading[dict[str, str]], name: str) -> Reading[str]:
+    return info.then(lambda fields: known_or(fields.get(name), NOT_REPORTED))
 
 
-def _of_file(told: Mapping[str, str], name: str) -> Reading[str]:
-    if told.get("aof_enabled") == "0":
+def _of_file(fields: Mapping[str, str], name: str) -> Reading[str]:
+    if fields.get("aof_enabled") == "0":
         return absent("it keeps no append-only file")
-    return known_or(told.get(name), NOT_TOLD)
+    return known_or(fields.get(name), NOT_REPORTED)

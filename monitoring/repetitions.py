@@ -1,8 +1,8 @@
 """Rows that are stored twice, counted until merges have removed them.
 
-The writers note the hours that have such rows (processors/repetitions.py), so that a pipeline without notes is never
-counted. Days are counted one by one, at most once a minute and for some seconds a round; a day whose count is 0 is over
-unless it is noted anew.
+The writers note the hours that have such rows (processors/repetitions.py), so a pipeline without notes is never
+counted. Days are counted one by one, each at most once a minute, for a few seconds per round; a day whose count is 0 is
+over unless it is noted again.
 """
 
 import asyncio
@@ -17,24 +17,24 @@ from common.errors import PipelineError
 from common.tables import ORDER_FILLED, TRADES
 from monitoring.reading import Reading, absent, known, unknown
 
-LOOK_S = 5.0  # between two looks at the notes, which are few
+LOOK_S = 5.0  # between two reads of the notes, which are few
 COUNT_S = 60.0  # between two counts of the same day
-ROUND_S = 10.0  # of counting; the days that are left come in the next round
+ROUND_S = 10.0  # of counting; the remaining days come in the next round
 QUERY_S = 4  # for one day
-SETTLED_S = 60.0  # writers note an hour anew only after 30 s: an older note is followed by no row without a note
+SETTLED_S = 60.0  # writers repeat a note after 30 s: where one is older than this, a later row has a newer note
 DAY_S = 86_400
 NOT_COUNTED: Reading[list["Repeated"]] = absent("not counted yet")
 _KEYS = {table.name: ", ".join(table.order_by) for table in (ORDER_FILLED, TRADES)}
 
 
 class Repeated(msgspec.Struct, frozen=True):
-    """A table that has rows twice, or had them when it was counted last."""
+    """A table with rows stored twice, as of the last count."""
 
     table: str
     rows: Reading[int]  # beyond the first of each
     months: list[int]  # 202611: the partitions
     noticed_at: float  # Unix seconds, by ClickHouse's clock
-    remedy: str  # the statement that merges them away at once
+    remedy: str  # the statement that removes them at once
 
 
 class Note(NamedTuple):
@@ -130,7 +130,7 @@ class RepetitionCounter:
 
 
 def _total(counts: list[Count]) -> Reading[int]:
-    """Unknown as long as one day is: a part of the sum would pass for all of it."""
+    """Unknown while one day is: a partial sum would pass for the total."""
     known_rows = [count.rows for count in counts if count.rows is not None]
     if len(known_rows) == len(counts):
         return known(sum(known_rows))
@@ -152,7 +152,7 @@ WHERE table_name IN ('order_filled', 'trades')
 GROUP BY table_name, day
 ORDER BY table_name, day"""
 
-# The table's whole key, since a merge removes what agrees in all of it.
+# The table's whole key, since a merge removes rows that agree in all of it.
 _COUNT = """SELECT count() - uniqExact({keys}) FROM {database}.{table}
 WHERE timestamp >= toDateTime({{begin:UInt32}}, 'UTC') AND timestamp < toDateTime({{end:UInt32}}, 'UTC')
     AND toStartOfHour(timestamp) IN

@@ -1,8 +1,8 @@
-"""Processes that have work and do not do it: frozen ones, and those whose heartbeat goes on without the work. Pure.
+"""Processes that have work but don't do it: frozen ones, and those that only keep up their heartbeat. Pure.
 
-The heartbeat alone does not tell, since a step may be long, and a full Redis refuses heartbeats while work goes on. So
-a process counts as frozen when its heartbeat is old, it has not asked for entries either, and entries wait for it. What
-others take over, once its lease has run out, does not wait for it any more.
+The heartbeat alone is not enough, since a step may be long, and a full Redis refuses heartbeats while work goes on. So
+a process counts as frozen when its heartbeat is old, it has not asked for entries either, and entries wait for it.
+Entries that others take over, once its lease has expired, no longer wait for it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from monitoring.status import Status
 from monitoring.streams import Consumer, Group
 
 QUIET_S = 20.0  # a running process beats every second; longer than the lease (15 s) and any single call but a hung one
-TAKE_OVER_S = 60.0  # where another process lives, which takes over what a silent one holds: its lease, then thousands
+TAKE_OVER_S = 60.0  # with another process alive, which waits for the silent one's lease, then takes over thousands
 WAITED_S = 10.0  # entries that arrived just now are not waiting yet
 
 
 class Standstill(NamedTuple):
-    """Work that is not done."""
+    """Work that is not being done."""
 
     severity: Literal["degraded", "broken"]
     about: str
@@ -27,7 +27,7 @@ class Standstill(NamedTuple):
 
 
 def standstills(status: Status) -> Iterator[Standstill]:
-    """All of them. While ClickHouse is away none: whoever waits for it says so soon, and it is named already."""
+    """Every one; none while ClickHouse is away, which is reported already and is what they wait for."""
     if status.clickhouse.state != "known":
         return
     for component in ("trade_processor", "clickhouse_writer"):
@@ -38,13 +38,13 @@ def standstills(status: Status) -> Iterator[Standstill]:
             if instance.name not in lively:
                 yield from _frozen(component, instance, groups, is_alone=not lively)
         for group in groups:
-            yield from _left_lying(component, group, lively)
+            yield from _left_waiting(component, group, lively)
 
 
 def _frozen(component: str, instance: Instance, groups: Sequence[Group], *, is_alone: bool) -> Iterator[Standstill]:
     own = [member for group in groups for member in group.members.value or [] if member.name == instance.name]
     if not own or any(member.idle_s <= QUIET_S for member in own):
-        return  # it has not begun, or it works and its heartbeat does not get through
+        return  # not started yet, or working while its heartbeat does not get through
     is_stuck = is_alone or instance.heartbeat_age_s > TAKE_OVER_S
     held = sum(member.pending for member in own if is_stuck and _held_s(member) >= WAITED_S)
     unread = max((group.oldest_undelivered_age_s.value or 0.0 for group in groups), default=0.0)
@@ -53,12 +53,12 @@ def _frozen(component: str, instance: Instance, groups: Sequence[Group], *, is_a
         waits.append(f"the oldest unread entry has waited {duration(unread)}")
     if waits:
         who = f"{printable(instance.name)} (pid {printable(instance.pid)} on {printable(instance.host)})"
-        still = f"has stood still for {duration(instance.heartbeat_age_s)}"
-        yield Standstill("broken", component, f"is frozen: {who} {still}, while {' and '.join(waits)}")
+        silent = f"has been silent for {duration(instance.heartbeat_age_s)}"
+        yield Standstill("broken", component, f"is frozen: {who} {silent} while {' and '.join(waits)}")
 
 
-def _left_lying(component: str, group: Group, lively: set[str]) -> Iterator[Standstill]:
-    """Work that living processes have left alone for longer than it can take."""
+def _left_waiting(component: str, group: Group, lively: set[str]) -> Iterator[Standstill]:
+    """Work that live processes have left untouched for longer than it can take."""
     members = [member for member in group.members.value or [] if member.name in lively]
     for member in members:
         if _held_s(member) > group.may_hold_s:
@@ -66,7 +66,7 @@ def _left_lying(component: str, group: Group, lively: set[str]) -> Iterator[Stan
             yield Standstill("degraded", component, f"{text} {duration(_held_s(member))}")
     idle_s = min((member.idle_s for member in members), default=0.0)
     if idle_s > group.may_hold_s and group.oldest_undelivered_age_s.value is not None:
-        text = f"has read nothing of {printable(group.name)} for {duration(idle_s)}, though entries wait"
+        text = f"has read nothing from {printable(group.name)} for {duration(idle_s)}, though entries are waiting"
         yield Standstill("degraded", component, text)
 
 

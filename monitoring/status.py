@@ -48,7 +48,7 @@ class Status(msgspec.Struct, frozen=True):
     lost_entries: Reading[int]  # gone from Redis before every group had them
     redis_state: RedisState
     disks: Reading[list[Disk]]  # of ClickHouse
-    repeated: Reading[list[Repeated]]  # tables that have rows twice; empty: none
+    repeated: Reading[list[Repeated]]  # tables with rows stored twice; empty: none
     stream_backlog_limit: int  # entries behind which ingesters pause
 
     def stage(self, component: str) -> Stage:
@@ -69,9 +69,7 @@ def collect(
     now: float,
     repeated: Reading[list[Repeated]] = NOT_COUNTED,
 ) -> Status:
-    """Read everything once, but for what takes longer and was counted before. A server that is away costs two time-outs
-    at most.
-    """
+    """Read everything once; `repeated` was counted before. A server that is away costs two time-outs at most."""
     redis = Server(lambda: queue.call("PING"))
     database = Server(lambda: clickhouse.query("SELECT 1"))
     beats = redis.read(queue.heartbeats)

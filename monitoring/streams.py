@@ -19,10 +19,10 @@ NO_LAG = unknown("Redis can't tell how many entries are left, as after a deletio
 
 
 class Reader(NamedTuple):
-    """Who reads a group of the pipeline's own."""
+    """The component that reads one of the pipeline's own groups."""
 
     component: str
-    may_hold_s: float  # how long an entry may be pending, or left unread, while it works as it should
+    may_hold_s: float  # how long an entry may be pending, or unread, while it works as it should
 
 
 class Consumer(msgspec.Struct, frozen=True):
@@ -99,7 +99,7 @@ def expected_groups(keys: Keys, settings: Settings) -> dict[str, dict[str, Reade
 
 
 class Work(NamedTuple):
-    """Who holds what of a group, and since when the rest waits."""
+    """What the members of a group hold, and since when the rest has waited."""
 
     oldest_undelivered_id: str | None
     members: Sequence[ConsumerInfo]

@@ -1,7 +1,7 @@
-"""Stretches of time whose fills are still to come: not read from their source yet, or not written yet. Not gaps.
+"""Stretches of time whose fills are still to come, since they are not read or not written yet. They are not gaps.
 
-Only what is under way counts: of an ingester that catches up, a writer that lives, a backfill that runs. What nobody is
-about to fetch stays a gap.
+Only work in progress counts: of an ingester that is catching up, a live writer, a running backfill. What nothing is
+about to fetch remains a gap.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,11 +23,11 @@ from monitoring.sources import Source, read_sources
 from monitoring.stages import ALIVE, COMPONENTS, read_stage
 
 FOR_EVER = 2**32  # Unix seconds, after everything
-LOOKED_AT = 1000  # entries: enough to find the oldest of each source among them
+MAX_SAMPLE = 1000  # entries: enough to find the oldest of each source among them
 
 
 class Unread(msgspec.Struct, frozen=True):
-    """One of them: begin <= timestamp < end, Unix seconds."""
+    """A stretch whose fills are still to come: begin <= timestamp < end, Unix seconds."""
 
     begin: int
     end: int
@@ -35,7 +35,7 @@ class Unread(msgspec.Struct, frozen=True):
 
 
 class Side(NamedTuple):
-    """A source of fills, and the end of what it has."""
+    """A source of fills, and the time at which its fills end."""
 
     name: str  # in keys
     component: str
@@ -43,7 +43,7 @@ class Side(NamedTuple):
 
 
 def read_unread(queue: RedisQueue, settings: Settings, now: float) -> Reading[list[Unread]]:
-    """All of them; unknown with the reason when Redis is away."""
+    """Every such stretch; unknown, with the reason, when Redis is away."""
     redis = Server(lambda: queue.call("PING"))
     return redis.read(lambda: list(_unread(queue, settings, now)))
 
@@ -66,7 +66,7 @@ def _unread(queue: RedisQueue, settings: Settings, now: float) -> Iterator[Unrea
 
 
 def _not_read(queue: RedisQueue, side: Side, source: Source) -> Iterator[Unread]:
-    """Behind the cursor of an ingester that says that there is more."""
+    """What lies beyond the cursor of an ingester that reports that there is more."""
     if source.state != "catching up":
         return
     read_to = _seconds(read_state(queue, f"{side.name}_last_timestamp"))
@@ -76,7 +76,7 @@ def _not_read(queue: RedisQueue, side: Side, source: Source) -> Iterator[Unread]
     else:
         text = f"{side.component} has read nothing yet and is still catching up"
     if (read_to or began) < side.end:
-        yield Unread(read_to or began, side.end, f"{text}; what lies after is not audited yet")
+        yield Unread(read_to or began, side.end, f"{text}; what comes after is not audited yet")
 
 
 def _seconds(text: str | None) -> int:
@@ -84,7 +84,7 @@ def _seconds(text: str | None) -> int:
 
 
 def _not_written(queue: RedisQueue, settings: Settings, sides: Sequence[Side]) -> Iterator[Unread]:
-    """From the oldest fill on that the writers have still to write, of each live ingester."""
+    """For each live ingester, from its oldest fill on that is still to be written."""
     route = Route(queue.keys(settings.stream_order_events), settings.group_order_events_writers)
     fills = _unwritten_fills(queue, route)
     for side in sides:
@@ -92,7 +92,7 @@ def _not_written(queue: RedisQueue, settings: Settings, sides: Sequence[Side]) -
         times = [fill.timestamp for fill in fills if _is_of_live_ingester(fill, side, floor)]
         if times:
             text = f"fills of {side.component} from {utc(min(times))} on are still to be written"
-            yield Unread(min(times), side.end, f"{text}; what lies after is not audited yet")
+            yield Unread(min(times), side.end, f"{text}; what comes after is not audited yet")
 
 
 def _unwritten_fills(queue: RedisQueue, route: Route) -> list[OrderFilled]:
@@ -100,7 +100,7 @@ def _unwritten_fills(queue: RedisQueue, route: Route) -> list[OrderFilled]:
         if group.name == route.group:
             undone = [group.oldest_pending_id, queue.undelivered_since(route.stream, group)]
             first = min((each for each in undone if each), key=_place, default=None)
-            entries = queue.read_from(route.stream, first, LOOKED_AT) if first else []
+            entries = queue.read_from(route.stream, first, MAX_SAMPLE) if first else []
             return [fill for entry in entries if (fill := _decoded(entry.data))]
     return []
 
@@ -118,14 +118,14 @@ def _decoded(data: bytes) -> OrderFilled | None:
 
 
 def _is_of_live_ingester(fill: OrderFilled, side: Side, floor: int) -> bool:
-    """A backfill's lie below the floor: they would set back what has been written long ago."""
+    """A backfill's fills lie below the floor; with them, the stretch would begin before fills written long ago."""
     if side.name == "polygon":
         return fill.block_number is not None and fill.block_number >= floor
     return fill.block_number is None and fill.timestamp >= floor
 
 
 def _not_filled(source: str, run: Run) -> Iterator[Unread]:
-    """Slices that a backfill has not read to their ends. Of a range of blocks only the whole is known in seconds."""
+    """Slices that a backfill has not read to their end. Of a range of blocks, only the whole is known in seconds."""
     parts = [(each.begin, each.end) for each in run.slices] + [(run.frontier, run.end)]
     if (run.begin, run.end) != (run.since, run.until):
         parts = [(run.since, run.until)]
@@ -136,7 +136,7 @@ def _not_filled(source: str, run: Run) -> Iterator[Unread]:
 
 
 def without_unread(gaps: Sequence[Gap], unread: Sequence[Unread], longest_s: int) -> list[Gap]:
-    """What is left of the gaps outside these stretches, where that is longer than a silence may be."""
+    """The parts of the gaps outside these stretches that are longer than `longest_s`."""
     for stretch in unread:
         gaps = [part for gap in gaps for part in _outside(gap, stretch)]
     return [gap for gap in gaps if gap.seconds > longest_s]

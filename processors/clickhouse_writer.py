@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     """What an insert sends."""
 
     rows: bytes
-    entries: list[Entry]  # that the rows are the data of
+    entries: list[Entry]  # whose data the rows are
     token: str
 
 

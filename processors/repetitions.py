@@ -1,9 +1,9 @@
-"""Notices rows that were stored twice, and notes in ClickHouse in which hours of event time.
+"""Detects rows that were stored twice, and notes their hours of event time in ClickHouse.
 
-Whatever loses data of Redis (a lost append-only file, FLUSHALL, a failover to a replica that is behind) has entries
-come again whose rows are in ClickHouse already, in other batches and so under other tokens. Nothing in Redis tells of
-that for sure, since what would tell is lost as well. So the rows themselves are looked at: some of each batch, after it
-was inserted. A look costs some milliseconds for a batch of any size.
+After a loss of Redis' data (a lost append-only file, FLUSHALL, a failover to a lagging replica), entries come again
+whose rows are in ClickHouse already, in other batches and so under other tokens. Redis can't reveal that reliably,
+since the evidence is lost as well. So the rows themselves are checked: a sample of each batch, after its insert. A
+check costs some milliseconds for a batch of any size.
 """
 
 import logging
@@ -19,9 +19,9 @@ from common.redis_queue import Entry
 from common.tables import ORDER_FILLED, REPEATED_HOURS, TRADES, Table
 
 HOUR_S = 3600
-FIRST, SPREAD = 8, 8  # rows looked at: what comes again lies at a batch's beginning, or all through it
-NOTED_S = 30.0  # an hour that goes on having such rows is noted again after this time; `monitoring` relies on it
-# What finds a row among all others; its table's key.
+FIRST, SPREAD = 8, 8  # rows sampled: repeated ones are at a batch's beginning, or all through it
+NOTED_S = 30.0  # an hour that keeps getting such rows is noted again after this time; `monitoring` relies on it
+# The columns that identify a row: its table's key.
 KEYS: Mapping[str, Sequence[str]] = {
     ORDER_FILLED.name: ("timestamp", "id"),
     TRADES.name: ("market_id", "timestamp", "id"),
@@ -43,7 +43,7 @@ class Repetitions:
         self._noted: dict[tuple[str, int], float] = {}
 
     def check(self, table: Table, entries: Sequence[Entry]) -> None:
-        """Look at some rows of a batch that has just been inserted."""
+        """Check a sample of a batch that has just been inserted."""
         if table.name not in KEYS:
             return
         try:
@@ -78,12 +78,12 @@ class Repetitions:
             return
         notes = [msgspec.json.encode({"table_name": table.name, "hour": hour}) for hour in new]
         self._clickhouse.batch_insert(REPEATED_HOURS, b"\n".join(notes), f"{table.name} {new} {now}")
-        self._log.warning("%s: rows came again that were stored before, as after a loss of Redis' data", table.name)
+        self._log.warning("%s: rows that were stored before came again, as after a loss of Redis' data", table.name)
         self._noted.update(((table.name, hour), now) for hour in new)
 
 
 def sample(entries: Sequence[Entry]) -> list[Entry]:
-    """The first ones, and others all through the rest up to the last."""
+    """The first entries, and others spread through the rest, including the last."""
     rest = entries[FIRST:]
     return [*entries[:FIRST], *rest[:: max(1, len(rest) // SPREAD)], *entries[-1:]]
 

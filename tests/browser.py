@@ -17,7 +17,7 @@ FLAGS = (
 
 
 def start_browser(profile: Path, *flags: str) -> webdriver.Chrome:
-    """Start one with a profile of its own; whoever starts it quits it."""
+    """Start one with a profile of its own; the caller quits it."""
     options = Options()
     options.binary_location = str(CHROMIUM)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

@@ -1,4 +1,4 @@
-"""What statements may contain. Whatever is not listed here is refused, also what a later engine brings along."""
+"""What statements may contain. Anything not listed here is refused, including what later engines add."""
 
 # Types of AST nodes, as parseQueryToJSON names them. Not among them: users, roles, quotas, backups, named collections.
 STATEMENTS = frozenset({
@@ -8,14 +8,14 @@ STATEMENTS = frozenset({
     "ShowIndexesQuery", "ShowTablesQuery", "SystemQuery", "TransactionControl", "UpdateQuery", "UseQuery",
     "ProjectionSelectQuery", "TablesInSelectQuery",
 })  # fmt: skip
-# Statements of names alone, which parseQueryToJSON does not serialize: how its error message begins their type.
+# Statements of names only, which parseQueryToJSON can't serialize: how their type begins in its error message.
 STATEMENTS_OF_NAMES = (
     "ShowCreateTableQuery", "ShowCreateViewQuery", "ShowCreateDictionaryQuery", "ShowCreateDatabaseQuery",
     "ExistsTableQuery", "ExistsViewQuery", "ExistsDictionaryQuery", "ExistsDatabaseQuery", "ShowProcesslistQuery",
     "ShowFunctions", "ShowEngineQuery", "ShowGrantsQuery", "UndropQuery", "DropFunctionQuery",
     "ExistsTemporaryTableQuery",
 )  # fmt: skip
-# system.functions.categories. Left out: AI (asks services), Introspection, Machine Learning and Embedded Dictionary
+# system.functions.categories. Left out: AI (calls services), Introspection, Machine Learning and Embedded Dictionary
 # (read models and dictionaries from files); of Internal and Other, some names are allowed.
 FUNCTION_CATEGORIES = frozenset({
     "Aggregate Functions", "Arithmetic", "Arrays", "Bit", "Bitmap", "Comparison", "Conditional", "Dates and Times",
@@ -24,7 +24,7 @@ FUNCTION_CATEGORIES = frozenset({
     "String Replacement", "String Search", "String Splitting", "Time Series", "Time Window", "Tuple", "Type Conversion",
     "URL", "UUID",
 })  # fmt: skip
-# Of the categories Other and Internal. Not among them: `file`, which reads any file, and `hasColumnInTable`, which asks
+# Of the categories Other and Internal. Left out: `file`, which reads any file, and `hasColumnInTable`, which queries
 # other servers.
 OTHER_FUNCTIONS = frozenset({
     "array_concat_agg", "bar", "blockNumber", "blockSerializedSize", "blockSize", "buildId", "byteSize",
@@ -51,9 +51,9 @@ OTHER_FUNCTIONS = frozenset({
     "tokenizeQuery", "toTypeName", "transactionID", "transactionLatestSnapshot", "transactionOldestSnapshot",
     "transform", "uptime", "variantElement", "variantType", "version", "visibleWidth",
 })  # fmt: skip
-# What the parser makes of syntax, and system.functions does not list.
+# What the parser makes of syntax, and system.functions doesn't list.
 SYNTAX_FUNCTIONS = frozenset({"exists", "grouping", "lambda", "untuple"})
-# In lower case. Arguments of these may be columns or a format, as text that the engine reads in turn: see policy.py.
+# In lower case. Arguments of these may be columns or a format, as text that the engine parses in turn: see policy.py.
 TABLE_FUNCTIONS_OF_TEXT = frozenset({"format", "generaterandom", "input", "null", "values"})
 TABLE_FUNCTIONS = TABLE_FUNCTIONS_OF_TEXT | {
     "dictionary", "generateseries", "generate_series", "loop", "merge", "mergetreeindex", "mergetreeprojection",
@@ -68,7 +68,7 @@ DATABASE_ENGINES = frozenset({"Atomic", "Memory"})
 # A dictionary reads a table of this server: no host, no query, no condition as text.
 DICTIONARY_SOURCES = frozenset({"clickhouse", "null"})
 DICTIONARY_SOURCE_KEYS = frozenset({"db", "table", "update_field", "update_lag"})
-DICTIONARY_LAYOUTS = frozenset({  # not ssd_cache, which writes where it is told
+DICTIONARY_LAYOUTS = frozenset({  # not ssd_cache, which writes to any path
     "cache", "complex_key_cache", "complex_key_direct", "complex_key_hashed", "complex_key_hashed_array",
     "complex_key_range_hashed", "complex_key_sparse_hashed", "direct", "flat", "hashed", "hashed_array", "ip_trie",
     "polygon", "range_hashed", "sparse_hashed",

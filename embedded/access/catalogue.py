@@ -1,4 +1,4 @@
-"""What this engine has, by its own system tables: functions and their kinds, settings and their types."""
+"""What this engine has, according to its own system tables: functions and their kinds, settings and their types."""
 
 from collections.abc import Collection
 
@@ -19,7 +19,7 @@ class Catalogue:
             "WHERE origin = 'System'"
         )
         categories = {name: category for name, category, _, _ in functions}
-        # Some names are read in any case: a name is allowed only if it is so in each case in which it is listed.
+        # Some names are case-insensitive: a name is allowed only if it is in every case in which it is listed.
         self._refused = {
             name.lower() for name, _, target, _ in functions if not _is_allowed(target, categories.get(target, ""))
         }
@@ -37,7 +37,7 @@ class Catalogue:
         }
 
     def require_function(self, name: str) -> None:
-        """Check a function that is called. ClickHouseError: it may not be."""
+        """Check a function that is called. ClickHouseError: it is not allowed."""
         lower = name.lower()
         if lower in self._functions:
             self.require_harmless(name)
@@ -45,7 +45,7 @@ class Catalogue:
             raise denied(f"the function {name}")
 
     def require_harmless(self, name: str) -> None:
-        """Check a name that may be a function's. ClickHouseError: it is that of a function that may not be called."""
+        """Check a name that may be a function's. ClickHouseError: that function is not allowed."""
         if name.lower() in self._refused:
             raise denied(f"the function {name}")
 
@@ -55,20 +55,20 @@ class Catalogue:
             raise denied(f"the setting {name}")
 
     def require_view(self, name: str) -> None:
-        """Check what is called like a table function and is none of the engine's: a view with parameters."""
+        """Check a table function that the engine may not have: then it has to be a view with parameters."""
         views = self._parser.rows("SELECT name, database || '.' || name FROM system.tables WHERE engine = 'View'")
         if name.lower() in self._table_functions or not any(name in view for view in views):
             raise denied(f"the table function {name}")
 
     def _is_combined(self, lower: str) -> bool:
-        """Tell whether it is an aggregate function with combinators behind its name: `sumArrayIf`."""
+        """Return whether it is an aggregate function with combinators after its name: `sumArrayIf`."""
         if lower in self._aggregates:
             return lower not in self._refused
         bases = (lower.removesuffix(suffix) for suffix in self._combinators if lower.endswith(suffix))
         return any(self._is_combined(base) for base in bases if base)
 
     def _is_user_defined(self, name: str) -> bool:
-        """Tell whether a statement made it; what it is made of was checked then."""
+        """Return whether a statement created it; what it is made of was checked then."""
         defined = self._parser.rows("SELECT name FROM system.functions WHERE origin = 'SQLUserDefined'")
         return [name] in defined
 
@@ -85,5 +85,5 @@ def require(name: str, names: Collection[str], what: str) -> None:
 
 def denied(what: str) -> errors.ClickHouseError:
     """Return the refusal of a part of a statement."""
-    message = f"{what} is not available: this server gives access to its tables alone"
+    message = f"{what} is not available: this server gives access to its tables only"
     return errors.refusal("ACCESS_DENIED", f"{message}. {SETTING}=true lifts the limits")

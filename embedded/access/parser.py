@@ -32,7 +32,7 @@ class Parser:
     def tree(self, sql: bytes) -> Node | str:
         """Return the syntax tree of one statement, or the type of a statement that the engine can't serialize.
 
-        ClickHouseError: it is not one statement, or no statement.
+        ClickHouseError: it is not exactly one statement.
         """
         try:
             text = self._ask(b"SELECT parseQueryToJSON(%s)" % _quoted(sql), "TSVRaw")
@@ -50,7 +50,7 @@ class Parser:
         return self._ask(b"EXPLAIN AST " + sql, "TSV").decode(errors="replace").splitlines()
 
     def rows(self, sql: str) -> list[list[Any]]:
-        """Return the rows of a query of ours."""
+        """Return the rows of a query of our own."""
         return [list(json.loads(line)) for line in self._ask(sql.encode(), "JSONCompactEachRow").splitlines()]
 
     def _ask(self, sql: bytes, format_name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Which statements the engine is given: decided from their syntax tree, by what is allowed."""
+"""Which statements reach the engine: their syntax trees must hold nothing but what is allowed."""
 
 import mmap
 import re
@@ -13,12 +13,12 @@ from embedded.access.parser import Node, Parser
 from embedded.access.syntax import Role, arguments, is_row, text_of, walk
 
 JSON_TYPE_ARGUMENT = "ASTObjectTypeArgument"
-INLINE_DATA = "INSERT with inline data"  # what parseQueryToJSON says of it
+INLINE_DATA = "INSERT with inline data"  # parseQueryToJSON's words for it
 MAX_REMEMBERED = 1000  # statements that were permitted
 MAX_REMEMBERED_BYTES = 10_000
 MAX_EXPRESSIONS_BYTES = 1024 * 1024  # of an INSERT's VALUES that are more than numbers and strings
 _FILE_KEYS = ("infile", "out_file", "attach_from_path")
-NOTHING = 1_000_000  # an indentation that no line has
+NO_INDENT = 1_000_000  # an indentation that no line has
 _CHILDREN = re.compile(r" \(children \d+\)$")
 _PLAIN_VALUES = re.compile(
     rb"(?:[\s()\[\]{},.:;0-9eE+-]|'(?:[^'\\]|\\.|'')*+'|(?i:NULL|TRUE|FALSE|INF|NAN)(?![\w(`\"]))*+", re.DOTALL
@@ -26,7 +26,7 @@ _PLAIN_VALUES = re.compile(
 
 
 class Policy(Protocol):
-    """What a connection asks before it executes anything. Its methods raise ClickHouseError: access is denied."""
+    """What a connection asks before it executes anything. Its methods raise ClickHouseError when access is denied."""
 
     def permit(self, sql: bytes, parameters: Mapping[str, str], own_file: str = "") -> None: ...
     def permit_settings(self, names: Iterable[str]) -> None: ...
@@ -67,7 +67,7 @@ class TablesOnly:
             self._remember(sql)
 
     def permit_settings(self, names: Iterable[str]) -> None:
-        """Check the names of settings that come beside the statement."""
+        """Check the names of settings given alongside the statement."""
         for name in names:
             self._catalogue.require_setting(name)
 
@@ -79,7 +79,7 @@ class TablesOnly:
             if _PLAIN_VALUES.fullmatch(data):
                 return
             if len(data) > MAX_EXPRESSIONS_BYTES:
-                raise denied(f"an expression in more than {MAX_EXPRESSIONS_BYTES} bytes of VALUES")
+                raise denied(f"an expression in VALUES of more than {MAX_EXPRESSIONS_BYTES} bytes")
             text = data[:].rstrip(b"; \t\r\n,")
         self.permit(b"SELECT tuple(\n%s\n)" % text, parameters)
 
@@ -113,7 +113,7 @@ class _Check:
             raise denied(f"the statement {tree}")
 
     def _parsed(self, sql: bytes) -> Node | str:
-        """Return the statement's tree: see `Parser.tree`. Rows behind INSERT … SELECT … FROM input(…) are not in it."""
+        """Return the statement's tree: see `Parser.tree`. Rows after INSERT … SELECT … FROM input(…) are not in it."""
         try:
             return self._parser.tree(sql)
         except errors.ClickHouseError as error:
@@ -121,9 +121,9 @@ class _Check:
             if not end:
                 raise
         tree = self._parser.tree(sql[:end])
-        # The engine takes the same place for the end: there is a format, so that what follows is data.
+        # The engine ends the statement at the same place: what follows a format is data.
         if isinstance(tree, str) or str(tree.get("format", "values")).lower() == "values":
-            raise denied("rows of the format Values behind a SELECT")
+            raise denied("rows in the format Values after a SELECT")
         return tree
 
     def _names_only(self, kind: str, sql: bytes) -> None:
@@ -135,7 +135,7 @@ class _Check:
         """Check a statement with a type such as JSON(a.b UInt8), whose arguments parseQueryToJSON leaves out."""
         plain = statement.without_json_arguments(sql)
         if _outline(self._parser.nodes(sql)) != _outline(self._parser.nodes(plain)):
-            raise denied("what stands in parentheses behind JSON")
+            raise denied("what stands in parentheses after JSON")
         self.statement(plain)
 
     def _tree(self, tree: Node) -> None:
@@ -159,7 +159,7 @@ class _Check:
             self._function(node, role)
 
     def _function(self, node: Node, role: Role) -> None:
-        """Check what stands behind a name with arguments: not only functions do."""
+        """Check a name with arguments, which is not always a function."""
         name, kind = node["name"], node.get("kind")
         if kind == "TABLE_ENGINE":
             require(name, allowed.TABLE_ENGINES, "the table engine")
@@ -184,7 +184,7 @@ class _Check:
         for parameter in identifier.get("children", ()):
             self.holds_for_any_parameters = False
             if parameter["name"] not in self._parameters:
-                raise denied("an argument that is a name, as a parameter that is not part of the request,")
+                raise denied("an argument whose name is a parameter that is not part of the request")
             names.append(self._parameters[parameter["name"]])
         return names
 
@@ -223,13 +223,13 @@ def _permit_dictionary(node: Node) -> None:
     require(source.get("name", "null"), allowed.DICTIONARY_SOURCES, "the dictionary source")
     require(layout.get("layout_type", "flat"), allowed.DICTIONARY_LAYOUTS, "the dictionary layout")
     for pair in source.get("elements", {}).get("children", ()):
-        require(pair["first"], allowed.DICTIONARY_SOURCE_KEYS, "in a dictionary's source, the key")
+        require(pair["first"], allowed.DICTIONARY_SOURCE_KEYS, "the key of a dictionary source")
 
 
 def _outline(lines: list[str]) -> list[str]:
     """Return the nodes that EXPLAIN AST shows, without the arguments of JSON types and without counts of children."""
     kept: list[str] = []
-    hidden_below = NOTHING
+    hidden_below = NO_INDENT
     for line in lines:
         indent, words = len(line) - len(line.lstrip()), line.split()
         if indent > hidden_below:
@@ -240,7 +240,7 @@ def _outline(lines: list[str]) -> list[str]:
             if kept[-1].strip() == "ExpressionList":  # the list of the arguments
                 kept.pop()
         else:
-            hidden_below = NOTHING
+            hidden_below = NO_INDENT
             kept.append(_CHILDREN.sub("", line))
     return kept
 

@@ -1,4 +1,4 @@
-"""A syntax tree read: its nodes, and what a name with arguments stands for at its place."""
+"""Reading a syntax tree: its nodes, and what a name with arguments stands for where it is."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias
@@ -57,7 +57,7 @@ def arguments(node: Node) -> list[Node]:
 
 
 def is_row(node: Node) -> bool:
-    """Tell whether an argument is a tuple rather than text."""
+    """Return whether an argument is a tuple rather than text."""
     return node.get("name") == "tuple" or (node["type"] == "Literal" and node["value"].get("field_type") == "Tuple")
 
 

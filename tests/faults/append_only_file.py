@@ -38,7 +38,7 @@ def forget_since(moment: Mark) -> int:
 
 
 def load_slowly(redis_folder: Path) -> None:
-    """Have the server take minutes to load this file from now on, unless `finish_loading`. It must not run.
+    """Make the server take minutes to load this file, until `finish_loading`. It must not be running.
 
     The file's own commands slow it down, since CONFIG SET too is executed. It answers others after each 1024 of them.
     """
@@ -49,7 +49,7 @@ def load_slowly(redis_folder: Path) -> None:
 
 
 def finish_loading(port: int) -> None:
-    """Have it load the rest at full speed."""
+    """Make it load the rest at full speed."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(_command(*_DELAY, "0"))
         assert connection.recv(64) == b"+OK\r\n"

@@ -1,4 +1,4 @@
-"""The lines that keep fills whole and strangers out, each with what it becomes when it is broken. See mutations.py."""
+"""The lines that keep fills whole and strangers out, each with a broken version. See mutations.py."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -377,14 +377,14 @@ MUTATIONS = (
         REPETITION_TESTS,
     ),
     Mutation(
-        "rows stored twice again stay over",
+        "rows stored twice again not counted again",
         "monitoring/repetitions.py",
         "return count.is_final and count.noticed_at >= note.noticed_at",
         "return count.is_final",
         REPETITION_TESTS,
     ),
     Mutation(
-        "days that were not counted pass for none",
+        "days that were not counted pass for 0",
         "monitoring/repetitions.py",
         "if len(known_rows) == len(counts):",
         "if True:",
@@ -405,7 +405,7 @@ MUTATIONS = (
         "tests/integration/test_audit.py",
     ),
     Mutation(
-        "eviction not warned of",
+        "no warning about eviction",
         "common/eviction.py",
         '            self._log.warning("%s", warning)\n',
         "            pass\n",

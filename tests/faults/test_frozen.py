@@ -1,4 +1,4 @@
-"""Real processes that are frozen with SIGSTOP while fills arrive: the verdict in time, and no false alarm."""
+"""Real processes, frozen with SIGSTOP while fills arrive: reported in time, and without false alarms."""
 
 import time
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ class Demo:
         self.pushed += count
 
     def about(self, component: str) -> list[str]:
-        """What the verdict says of a component, while fills go on arriving."""
+        """The verdict's reasons about a component, while fills keep arriving."""
         self.publish(AT_ONCE)
         self.fleet.tick()
         pipeline = self.pipeline

@@ -3,7 +3,7 @@
 `{secret}` stands for the path of a file that nobody may read, `{folder}` for the folder around it.
 """
 
-# Each would show the secret, or tell something about it, if the engine executed it.
+# Each would reveal the secret, or something about it, if the engine executed it.
 READING = (
     # the function, however it is called
     "SELECT file('{secret}')",

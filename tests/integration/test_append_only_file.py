@@ -28,7 +28,7 @@ GARBAGE = [b"\0" * 100, b"hello\n", b"*3\r\n$3\r\nSET\r\n$1\r\nkey\r\n", b"*1\r\
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server with some data that was stopped."""
+    """A stopped server with some data."""
     server = RedisServer(tmp_path).start()
     with closing(client_of(server)) as client:
         for number in range(KEYS):
@@ -91,7 +91,7 @@ def test_a_damaged_end_is_reported_and_repaired_while_the_server_waits(
     assert str(copy) in printed
 
 
-def test_every_client_is_told_and_none_takes_the_server_for_a_working_one(stopped: RedisServer) -> None:
+def test_every_client_gets_the_reason_and_none_takes_the_server_for_a_working_one(stopped: RedisServer) -> None:
     append(stopped, GARBAGE[0])
     start_after_failed_start(stopped)
     with closing(client_of(stopped)) as client, client.pipeline(transaction=False) as pipeline:
@@ -125,7 +125,7 @@ def test_an_end_that_was_cut_off_anywhere_is_left_to_the_server(stopped: RedisSe
 
 @pytest.mark.parametrize("starts", [1, 2])
 def test_a_server_whose_file_was_cut_off_starts_by_itself(stopped: RedisServer, starts: int) -> None:
-    """Also when the start before was killed while it was loading."""
+    """Also if the previous start was killed while it was loading."""
     path = append_only_file(stopped)
     path.write_bytes(path.read_bytes()[:-3])
     if starts == 2:

@@ -438,8 +438,8 @@ class TestStillToCome:
 
     def beat(self, pipeline: Pipeline, component: str, **fields: str) -> None:
         now = f"{time.time():.3f}"
-        told = {"component": component, "instance": component, "state": "running", "updated_at": now, **fields}
-        pipeline.queue.beat(component, told, 3600)
+        fields = {"component": component, "instance": component, "state": "running", "updated_at": now, **fields}
+        pipeline.queue.beat(component, fields, 3600)
 
     def catch_up(self, pipeline: Pipeline, read_to: int, state: str = "catching up") -> None:
         self.beat(pipeline, "polygon_ingester", source_state=state)
@@ -454,14 +454,14 @@ class TestStillToCome:
     def gaps(self, found: Audit) -> list[tuple[int, int]]:
         return [(each.begin, each.end) for each in found.gaps]
 
-    def test_what_an_ingester_has_not_read_yet_is_no_gap_and_a_line_tells_how_far_it_is(
+    def test_what_an_ingester_has_not_read_yet_is_no_gap_and_a_note_shows_how_far_it_is(
         self, complete: Pipeline
     ) -> None:
         self.catch_up(complete, NOON + 9)
         found = self.ask(complete)
         assert problems(found) == []
         assert (
-            "polygon_ingester has read up to 2025-11-13 12:00:09 UTC and is still catching up; what lies after is not "
+            "polygon_ingester has read up to 2025-11-13 12:00:09 UTC and is still catching up; what comes after is not "
             "audited yet"
         ) in list(notes(found))
 
@@ -476,7 +476,7 @@ class TestStillToCome:
         self.catch_up(complete, NOON + 9, state)
         assert self.gaps(self.ask(complete)) == [(NOON + 9, NOON + 2 * self.HOUR)]
 
-    def test_an_ingester_that_does_not_run_any_more_fetches_nothing(self, complete: Pipeline) -> None:
+    def test_an_ingester_that_no_longer_runs_fetches_nothing(self, complete: Pipeline) -> None:
         self.catch_up(complete, NOON + 9)
         self.beat(complete, "polygon_ingester", source_state="catching up", updated_at=f"{time.time() - 1000:.3f}")
         assert self.gaps(self.ask(complete)) == [(NOON + 9, NOON + 2 * self.HOUR)]
@@ -488,13 +488,13 @@ class TestStillToCome:
         found = self.ask(complete, cutover_timestamp=NOON + self.HOUR - 1)
         assert self.gaps(found) == [(NOON + self.HOUR, NOON + 2 * self.HOUR)]
 
-    def test_without_redis_nothing_is_hidden_and_that_is_said(self, complete: Pipeline) -> None:
+    def test_without_redis_nothing_is_hidden_and_a_note_explains_it(self, complete: Pipeline) -> None:
         self.catch_up(complete, NOON + 9)
         found = self.ask(complete, redis_port=1)
         assert self.gaps(found) == [(NOON + 9, NOON + 2 * self.HOUR)]
         assert any("how far the sources have been read is unknown" in note for note in notes(found))
 
-    def test_what_waits_for_a_living_writer_is_no_gap(self, complete: Pipeline) -> None:
+    def test_what_waits_for_a_live_writer_is_no_gap(self, complete: Pipeline) -> None:
         self.catch_up(complete, NOON + 2 * self.HOUR)
         route = Route(complete.events, complete.settings.group_order_events_writers)
         complete.queue.ensure_group(route)

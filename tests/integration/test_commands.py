@@ -1,4 +1,4 @@
-"""The commands that a person runs to see whether the pipeline works, and what all commands say of wrong settings."""
+"""The commands that a person runs to see whether the pipeline works, and how all commands report wrong settings."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ COMMANDS = (
 
 @pytest.fixture
 def settings(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
-    """Of a pipeline whose tables are made, and whose sources are not there; without a `.env`."""
+    """Of a pipeline whose tables exist and whose sources are away; without a `.env`."""
     monkeypatch.chdir(tmp_path)
     nobody = f"http://127.0.0.1:{free_port()}"
     sources = {"polymarket_api_url": nobody, "goldsky_url": nobody, "polygon_rpc_url": f"{nobody}/a,{nobody}/b"}
@@ -65,7 +65,7 @@ def run(
 
 
 def start_sh(data: Path, **variables: str) -> str:
-    """What ./start.sh says, which ends with status 2."""
+    """What ./start.sh prints before it exits with status 2."""
     result = subprocess.run(
         [ROOT / "start.sh"],
         env=environment({"DATA_DIR": str(data), "LOG_DIR": str(data), **variables}),
@@ -130,7 +130,7 @@ class TestSetup:
         assert wrong.returncode == 2
         assert "REDIS_PORT" in wrong.stderr
 
-    def test_an_env_file_that_others_may_read_is_warned_of(self, settings: Settings, tmp_path: Path) -> None:
+    def test_an_env_file_that_others_may_read_is_warned_about(self, settings: Settings, tmp_path: Path) -> None:
         assert outcome(settings)[".env"].found == "none"
         (tmp_path / ".env").write_text("", "utf-8")
         for mode, is_open in ((0o600, False), (0o640, True), (0o604, True), (0o644, True), (0o400, False)):
@@ -138,14 +138,14 @@ class TestSetup:
             found = outcome(settings)[".env"]
             assert (found.remedy, found.is_warning) == ("chmod 600 .env" if is_open else "", is_open)
 
-    def test_a_misspelt_setting_is_warned_of(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_misspelt_setting_is_warned_about(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "setting names" not in outcome(settings)
         monkeypatch.setenv("CLICKHOUSE_PASWORD", "secret")
         found = outcome(settings)["setting names"]
         assert found.found == "environment: CLICKHOUSE_PASWORD is not a setting; did you mean CLICKHOUSE_PASSWORD?"
         assert found.is_warning
 
-    def test_its_redis_commands_reach_the_server_that_it_means(self, settings: Settings) -> None:
+    def test_its_redis_commands_reach_the_configured_server(self, settings: Settings) -> None:
         plain = settings.model_copy(update={"redis_host": "localhost", "redis_port": 6379})
         assert test_setup.redis_cli_of(plain) == "redis-cli"
         assert test_setup.redis_cli_of(settings) == f"redis-cli -h {settings.redis_host} -p {settings.redis_port}"
@@ -154,10 +154,10 @@ class TestSetup:
 
 
 class TestWrongSettings:
-    """Every process ends with status 2 and a line for a person, which never repeats a secret."""
+    """Every process exits with status 2 and one readable line, which never repeats a secret."""
 
     def run(self, command: str, folder: Path, **variables: str) -> str:
-        """What the command said before it ended with status 2."""
+        """What the command printed before it exited with status 2."""
         result = subprocess.run(
             [sys.executable, *command.split()],
             cwd=folder,
@@ -172,31 +172,31 @@ class TestWrongSettings:
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_whatever_is_run(self, command: str, tmp_path: Path) -> None:
-        said = self.run(command, tmp_path, REDIS_HOST="rediss://user:secret@host")
-        assert said.startswith("REDIS_HOST: expected a host name or IP address alone, without scheme, user, port or")
-        assert "secret" not in said
-        assert "Traceback" not in said
+        printed = self.run(command, tmp_path, REDIS_HOST="rediss://user:secret@host")
+        assert printed.startswith("REDIS_HOST: expected a host name or IP address alone, without scheme, user, port or")
+        assert "secret" not in printed
+        assert "Traceback" not in printed
 
     @pytest.mark.parametrize("command", ["-m common.probe settings", f"-m {STAGES[0]}", str(ROOT / "test_setup.py")])
     def test_whatever_reads_the_file(self, command: str, tmp_path: Path) -> None:
         (tmp_path / ".env").write_text("REDIS_PASSWORD=secret\n", "utf-16")
-        said = self.run(command, tmp_path)
-        assert said.startswith(".env: expected text in UTF-8, got UTF-16 or no text; save the file as UTF-8\n")
-        assert "secret" not in said
-        assert "Traceback" not in said
+        printed = self.run(command, tmp_path)
+        assert printed.startswith(".env: expected text in UTF-8, got UTF-16 or binary data; save the file as UTF-8\n")
+        assert "secret" not in printed
+        assert "Traceback" not in printed
 
     def test_start_sh_ends_before_it_starts_anything(self, tmp_path: Path) -> None:
-        said = start_sh(tmp_path / "data", REDIS_HOST="rediss://user:secret@host")
-        assert "REDIS_HOST: expected a host name or IP address alone, without scheme" in said
-        assert "secret" not in said
-        assert "Traceback" not in said
+        printed = start_sh(tmp_path / "data", REDIS_HOST="rediss://user:secret@host")
+        assert "REDIS_HOST: expected a host name or IP address alone, without scheme" in printed
+        assert "secret" not in printed
+        assert "Traceback" not in printed
 
-    def test_start_sh_warns_once_of_a_misspelt_setting(self, tmp_path: Path) -> None:
-        said = start_sh(tmp_path / ("too-long-a-path-for-a-socket" * 5), REDIS_PASWORD="secret")
-        assert said.count("REDIS_PASWORD is not a setting; did you mean REDIS_PASSWORD?") == 1
-        assert "secret" not in said
+    def test_start_sh_warns_once_about_a_misspelt_setting(self, tmp_path: Path) -> None:
+        printed = start_sh(tmp_path / ("too-long-a-path-for-a-socket" * 5), REDIS_PASWORD="secret")
+        assert printed.count("REDIS_PASWORD is not a setting; did you mean REDIS_PASSWORD?") == 1
+        assert "secret" not in printed
 
-    def test_a_stage_says_in_its_log_which_setting_is_misspelt(self, tmp_path: Path) -> None:
+    def test_a_stage_logs_which_setting_is_misspelt(self, tmp_path: Path) -> None:
         (tmp_path / ".env").write_text("REDIS_PASWORD=secret\n", "utf-8")
         stage = [sys.executable, "-m", "monitoring.dashboard"]
         variables = {"REDIS_PORT": str(free_port()), "LOG_TO_FILE": "false"}

@@ -32,7 +32,7 @@ DOCUMENTS = ("README.md", "QUICKSTART.md")
 DEFAULT_PORTS = {"REDIS_PORT": 6379, "CLICKHOUSE_PORT": 8123, "DASHBOARD_PORT": 8000, "SIMULATOR_PORT": 8900}
 SECOND_PORTS = (6380, 8124, 8001, 8901)  # README.md's, for a demo beside live data
 
-# By the beginning of a command: why it is not run here.
+# Commands that are not run here, by their beginning, and why.
 LEFT_OUT = {
     "./start.sh --docker": "needs a Docker engine and images from the network",
     "./stop.sh --docker": "needs a Docker engine",
@@ -45,7 +45,7 @@ BLOCKING = {
     ".venv/bin/python3 processors/": 0,
     ".venv/bin/python3 monitoring/dashboard.py": 0,
 }
-# What may end with another status than 0, as documented.
+# What may end with a status other than 0, as documented.
 STATUSES = {".venv/bin/python3 -m monitoring.audit": {0, 1}}  # 1: the simulated past lacks the document's days
 
 pytestmark = pytest.mark.timeout(900)
@@ -133,7 +133,7 @@ class Clone:
         self._stack.close()
 
     def prepare(self, command: Command) -> None:
-        """What the document supposes to be there."""
+        """What the document assumes to exist."""
         if command.text.startswith("cp env.example .env"):  # under "Your own Redis and ClickHouse"
             self._start_servers()
         if command.text.endswith("# how many, by reason"):
@@ -175,7 +175,7 @@ class Clone:
         )
 
     def _translated(self, text: str) -> str:
-        """The command on the clone's ports; tools that call an error an answer are told not to."""
+        """The command on the clone's ports; tools that report success on an error are made to fail."""
         text = text.replace("redis-cli ", f"redis-cli -e -p {self._own['REDIS_PORT']} ")
         text = text.replace("curl ", "curl -sSf ")
         return re.sub(r"\b\d{4}\b", lambda found: self._ports.get(found[0], found[0]), text)
@@ -196,7 +196,7 @@ class Clones:
         self._clones: dict[str, Clone] = {}
 
     def of(self, document: str) -> Clone:
-        """Its clone; the one of the document before is stopped, and goes."""
+        """Its clone; the previous document's is stopped and removed."""
         if document not in self._clones:
             self.close()
             self._clones[document] = Clone(Path(tempfile.mkdtemp(prefix="clone-", dir="/tmp")), self._simulator)
@@ -233,7 +233,7 @@ def test_a_command_does_what_the_document_says(clones: Clones, command: Command)
 
 
 def press_ctrl_c(process: "subprocess.Popen[str]", status: int | None) -> None:
-    """Once it has shown that it lives."""
+    """Once it has shown that it is alive."""
     assert process.stdout is not None
     first = process.stdout.readline()
     assert first, "it ended at once"

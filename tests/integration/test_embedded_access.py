@@ -1,4 +1,4 @@
-"""Whoever may send statements to the embedded ClickHouse gets its tables: no file, no command, no other server."""
+"""Statements sent to the embedded ClickHouse reach its tables: no file, no command, no other server."""
 
 import urllib.parse
 import uuid
@@ -119,12 +119,12 @@ def test_no_setting_within_a_statement_holds_a_path(run: Run, folder: Path, sql:
     assert_denied(run(sql.format(name=setting)), folder)
 
 
-def test_bytes_that_are_no_text_may_be_data(run: Run) -> None:
+def test_bytes_that_are_not_text_may_be_data(run: Run) -> None:
     sql = "SELECT length(a) FROM format(RowBinary, 'a FixedString(3)', '\xff\x00\x92')"
     assert run(sql, encoding="latin-1").body == b"3\n"
 
 
-def test_an_error_that_quotes_bytes_that_are_no_text_is_an_answer(run: Run) -> None:
+def test_an_error_that_quotes_bytes_that_are_not_text_is_an_answer(run: Run) -> None:
     answer = run("SELECT '\xff", encoding="latin-1")
     assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (400, SYNTAX_ERROR)
 

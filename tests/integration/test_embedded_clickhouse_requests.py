@@ -1,4 +1,4 @@
-"""What the embedded ClickHouse refuses: foreign pages and names, ambiguous requests, whoever lacks the password."""
+"""What the embedded ClickHouse refuses: foreign pages and names, ambiguous requests, clients without the password."""
 
 import base64
 import http.client
@@ -162,7 +162,7 @@ def test_a_chunk_whose_size_is_none_is_refused(clickhouse_server: ClickHouseServ
 @pytest.mark.parametrize(
     "line", [b"GET / HTTP/1.1 x", b"GET / HTTP/x", b"GET / HTTP/2.0", b"POST /", b"\x1b[2J a b", b""]
 )
-def test_what_is_no_request_is_refused_in_plain_text(clickhouse_server: ClickHouseServer, line: bytes) -> None:
+def test_what_is_not_a_request_is_refused_in_plain_text(clickhouse_server: ClickHouseServer, line: bytes) -> None:
     answers = exchange(clickhouse_server, line + b"\r\nHost: localhost\r\n\r\n")
     assert statuses(answers) in ([400], [505], [])
     assert b"<" not in answers
@@ -214,7 +214,7 @@ def test_nothing_of_a_request_becomes_a_log_line(clickhouse_server: ClickHouseSe
 
 
 class TestPassword:
-    """A password that is set is required: no way leads around it."""
+    """A password that is set is required: there is no way around it."""
 
     @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT"])
     @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ class TestPassword:
             ({"quota_key": "ann", "role": "ann"}, {}),
         ],
     )
-    def test_whoever_does_not_give_it_is_refused(
+    def test_clients_without_it_are_refused(
         self, guarded: ClickHouseServer, method: str, parameters: dict[str, str], headers: dict[str, str]
     ) -> None:
         answer = ask(guarded, method, url(**parameters), headers=headers)
@@ -261,7 +261,7 @@ class TestPassword:
             ({}, {"Authorization": BASIC.replace("Basic", "bAsIc")}),
         ],
     )
-    def test_whoever_gives_it_is_answered(
+    def test_clients_with_it_are_answered(
         self, guarded: ClickHouseServer, parameters: dict[str, str], headers: dict[str, str]
     ) -> None:
         assert ask(guarded, "GET", url(**parameters), headers=headers).body == b"42\n"
@@ -290,7 +290,7 @@ class TestPassword:
         assert statuses(exchange(guarded, head.encode() + inner)) == [403]
 
     @pytest.mark.parametrize("path", ["/ping", "/ping?query=SELECT+6*7", "/replicas_status"])
-    def test_whether_it_lives_is_no_secret(self, guarded: ClickHouseServer, path: str) -> None:
+    def test_whether_the_server_is_alive_is_no_secret(self, guarded: ClickHouseServer, path: str) -> None:
         answer = ask(guarded, "POST", path, b"SELECT 6 * 7")
         assert (answer.status, answer.body) == (200, b"Ok.\n")
 

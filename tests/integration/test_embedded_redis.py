@@ -100,7 +100,7 @@ def test_sigterm_ends_it_cleanly_and_keeps_the_data(server: RedisServer) -> None
         assert client.get("key") == "value"
 
 
-def test_its_folder_belongs_to_its_owner_alone_also_one_that_did_not(tmp_path: Path) -> None:
+def test_its_folder_is_open_to_its_owner_only_also_one_that_was_not(tmp_path: Path) -> None:
     folder = tmp_path / "redis"
     folder.mkdir(mode=0o755)
     with RedisServer(tmp_path):
@@ -110,7 +110,7 @@ def test_its_folder_belongs_to_its_owner_alone_also_one_that_did_not(tmp_path: P
 def test_a_server_that_answers_already_is_left_alone(server: RedisServer) -> None:
     second = run_again(server, server.port)
     assert second.returncode == 3
-    assert "already answered by another server, nothing to do" in second.stdout
+    assert "another server already answers at " in second.stdout
 
 
 def test_a_second_server_on_the_directory_is_refused(server: RedisServer) -> None:

@@ -304,12 +304,12 @@ class TestDashboard:
         assert {status for _, status in dashboard.answers} == {403}
         assert "Polymarket pipeline" not in seen(browser)
 
-    def test_whoever_follows_a_link_is_told_how_to_get_there(
+    def test_a_person_who_follows_a_link_learns_how_to_get_there(
         self, browser: webdriver.Chrome, dashboard: Dashboard, foreign_port: int
     ) -> None:
         browser.get(f"http://localhost:{foreign_port}/")
         browser.execute_script(READS["link"], f"http://localhost:{dashboard.port}/")
-        wait_until(lambda: "click into the address bar and press Enter" in browser.page_source, "it says what to do")
+        wait_until(lambda: "click in the address bar and press Enter" in browser.page_source, "it explains what to do")
         browser.get(browser.current_url)
         assert "Polymarket pipeline" in browser.title
 

@@ -1,4 +1,4 @@
-"""Behind HTTP_PROXY: what goes through the proxy, and what is said when it fails."""
+"""Behind HTTP_PROXY: what goes through the proxy, and what is reported when it fails."""
 
 import os
 import socket
@@ -114,7 +114,7 @@ def test_a_refusal_of_the_proxy_is_no_answer_of_the_source(monkeypatch: pytest.M
 def test_without_a_tunnel_a_proxy_that_wants_a_password_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with proxy(REFUSALS[0]) as address:
         use(monkeypatch, address)
-        assert failure("http://gamma.example") == f"the proxy {address} wants a user and a password: it answers 407"
+        assert failure("http://gamma.example") == f"the proxy {address} requires a user and a password: it answers 407"
 
 
 def test_no_proxy_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:

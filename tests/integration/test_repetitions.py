@@ -127,11 +127,11 @@ def test_what_a_loss_stored_twice_is_counted_until_it_is_merged(
     found = count_later(counter, clock)
     assert rows_of(found) == {"order_filled": FILLS // 2, "trades": FILLS // 2}
     status = collect(pipeline.queue, pipeline.clickhouse, pipeline.settings, EPOCH, found)
-    told = {each.about: each for each in judge(status).reasons}
+    reasons = {each.about: each for each in judge(status).reasons}
     database = pipeline.settings.clickhouse_database
-    assert told["trades"].severity == "degraded"
-    assert told["trades"].text == (
-        "has 50 rows twice, as after a loss of Redis' data; merges remove them, or at once: "
+    assert reasons["trades"].severity == "degraded"
+    assert reasons["trades"].text == (
+        "has 50 rows stored twice, as after a loss of Redis' data; merges remove them; to do so at once: "
         f"OPTIMIZE TABLE {database}.trades PARTITION 202511 FINAL"
     )
     for repeated in found.value or []:
@@ -201,12 +201,12 @@ def test_what_cannot_be_counted_is_unknown_and_not_zero(
     assert (repeated.rows.state, repeated.rows.value) == ("unknown", None)
     status = collect(pipeline.queue, pipeline.clickhouse, pipeline.settings, EPOCH, counter.latest)
     [text] = [each.text for each in judge(status).reasons if each.about == "order_filled" and "twice" in each.text]
-    assert text.startswith("may have rows twice")
+    assert text.startswith("may have rows stored twice")
     pipeline.clickhouse.command(f"DROP TABLE {database}.repeated_hours")
     assert count_later(counter, clock).state == "unknown"
 
 
-def test_before_the_first_count_nothing_is_said(counter: RepetitionCounter) -> None:
+def test_before_the_first_count_nothing_is_reported(counter: RepetitionCounter) -> None:
     assert counter.latest == absent("not counted yet")
 
 

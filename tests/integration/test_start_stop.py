@@ -300,7 +300,7 @@ def wait_until_replaced(demo: Installation, name: str, ended: int) -> None:
     wait_until(demo.is_whole, "the pipeline is whole again", UP_LIMIT_S)
 
 
-def test_deleted_log_files_are_made_again(demo: Installation) -> None:
+def test_deleted_log_files_are_recreated(demo: Installation) -> None:
     paths = [demo.directory / "logs" / f"{name}.log" for name in (*STAGES, *SERVERS)]
     paths.append(demo.directory / "data" / "run" / "supervisord.log")
     pids = demo.pids_ever()
@@ -427,7 +427,7 @@ def test_a_path_that_supervisord_cannot_use_is_one_clear_line(name: str, folder:
         assert "Traceback" not in line
 
 
-def test_a_folder_that_everybody_shares_is_not_taken_for_data() -> None:
+def test_a_shared_folder_is_refused_as_data_directory() -> None:
     with installation() as demo:
         shared = demo.directory / "shared"
         shared.mkdir()
@@ -435,7 +435,7 @@ def test_a_folder_that_everybody_shares_is_not_taken_for_data() -> None:
         demo.env["DATA_DIR"] = str(shared)
         result = demo.run("start.sh")
         assert (result.returncode, shared.stat().st_mode & 0o7777) == (2, 0o1777)
-        assert "for every user" in result.stdout
+        assert "is shared by all users" in result.stdout
 
 
 def test_of_two_first_starts_one_makes_the_environment(tmp_path: Path) -> None:

@@ -163,8 +163,8 @@ def test_a_secret_in_a_wrong_address_is_not_repeated(monkeypatch: pytest.MonkeyP
     assert "sec" not in str(caught.value)
 
 
-def test_a_password_that_is_no_text_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDIS_PASSWORD", "hunter\udce4")  # as Python reads a byte that is no UTF-8
+def test_a_password_that_is_not_text_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_PASSWORD", "hunter\udce4")  # as Python reads a byte that is not UTF-8
     with pytest.raises(ConfigError, match=r"^REDIS_PASSWORD: expected text in UTF-8$"):
         load_settings()
 
@@ -183,19 +183,19 @@ ENVIRONMENT_FILES = {
     "UTF-32": "REDIS_PASSWORD=secret\n".encode("utf-32"),
     "latin-1": "REDIS_PASSWORD=sécret\n".encode("latin-1"),
     "NUL": b"REDIS_PASSWORD=secret\0\n",
-    "no text": bytes(range(256)),
+    "binary": bytes(range(256)),
 }
 
 
 @pytest.mark.parametrize("data", ENVIRONMENT_FILES.values(), ids=ENVIRONMENT_FILES)
-def test_a_file_that_is_no_utf_8_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_utf_8_is_reported_in_one_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / ".env").write_bytes(data)
     with pytest.raises(ConfigError, match=r"^\.env.*: expected text in UTF-8.*; save the file as UTF-8$") as caught:
         load_settings()
     assert "cret" not in str(caught.value)
 
 
-def test_the_line_of_a_byte_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
+def test_the_line_of_a_byte_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"REDIS_PORT=6379\n# caf\xe9\n")
     with pytest.raises(ConfigError, match=r"^\.env, line 2: "):
         load_settings()
@@ -207,13 +207,13 @@ def test_a_byte_order_mark_is_no_obstacle(tmp_path: Path) -> None:
     assert doubtful_names() == []
 
 
-def test_a_folder_or_a_file_that_can_not_be_opened_is_told(tmp_path: Path) -> None:
+def test_a_folder_or_a_file_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     (tmp_path / ".env").symlink_to(".env")  # unreadable for root as well
-    with pytest.raises(ConfigError, match=r"^\.env: expected a file that can be read: Too many levels"):
+    with pytest.raises(ConfigError, match=r"^\.env: expected a readable file: Too many levels"):
         load_settings()
     (tmp_path / ".env").unlink()
     (tmp_path / ".env").mkdir()
-    with pytest.raises(ConfigError, match=r"^\.env: expected a file that can be read: Is a directory$"):
+    with pytest.raises(ConfigError, match=r"^\.env: expected a readable file: Is a directory$"):
         load_settings()
 
 

@@ -139,7 +139,7 @@ def test_listening_on_every_address_answers_to_addresses_but_to_no_foreign_name(
 def test_requests_of_foreign_pages_are_refused_with_what_to_do(path: str, header: tuple[str, str]) -> None:
     answer = ask(a_status(), path, headers=dict([header]))
     assert (answer.status_code, answer.headers["content-type"]) == (403, "text/plain; charset=utf-8")
-    assert "click into the address bar and press Enter." in answer.text
+    assert "click in the address bar and press Enter." in answer.text
     assert answer.headers["x-frame-options"] == "DENY"
 
 

@@ -1,4 +1,4 @@
-"""Log lines, whatever somebody else's text is in them."""
+"""Log lines, whatever text from outside is in them."""
 
 import logging
 import re
@@ -23,7 +23,7 @@ def line(message: str, *arguments: object, error: BaseException | None = None) -
     return LineFormatter().format(record)
 
 
-def test_a_message_is_one_line_that_steers_no_terminal() -> None:
+def test_a_message_is_one_line_that_controls_no_terminal() -> None:
     written = line("waiting: %s; attempt %d", FORGED, 2)
     assert LINE.fullmatch(written)
     assert written.isprintable()
@@ -52,7 +52,7 @@ def test_ordinary_text_is_left_alone() -> None:
     assert line("é 漢 3/4 … \\n").endswith(" - é 漢 3/4 … \\n")
 
 
-def test_what_a_component_and_its_libraries_log_has_this_form(
+def test_what_a_component_and_its_libraries_log_has_this_format(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert logging.lastResort is not None

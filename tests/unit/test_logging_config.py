@@ -21,7 +21,7 @@ def log(tmp_path: Path) -> Iterator[logging.Logger]:
         handler.close()
 
 
-def test_a_log_file_that_was_deleted_or_moved_is_made_again(log: logging.Logger, tmp_path: Path) -> None:
+def test_a_log_file_that_was_deleted_or_moved_is_recreated(log: logging.Logger, tmp_path: Path) -> None:
     path = tmp_path / "logs" / "stage.log"
     log.info("first")
     path.unlink()
@@ -36,7 +36,7 @@ def test_a_log_file_that_was_deleted_or_moved_is_made_again(log: logging.Logger,
     assert [line.split()[-1] for line in path.read_text().splitlines()] == ["fourth", "fifth"]
 
 
-def test_it_rotates_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_it_still_rotates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(logging_config, "MAX_BYTES", 200)
     log = setup_logging("stage", Settings(log_dir=tmp_path, log_to_file=True))
     for number in range(20):

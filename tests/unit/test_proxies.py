@@ -1,4 +1,4 @@
-"""Which hosts a proxy is for, and what may be said of it."""
+"""Which hosts a proxy is used for, and what messages show of it."""
 
 import os
 

@@ -402,7 +402,7 @@ def change(life: Life, **info: str) -> Work:
     return step
 
 
-def test_an_eviction_policy_that_loses_fills_is_warned_of_once(life: Life, log: pytest.LogCaptureFixture) -> None:
+def test_an_eviction_policy_that_loses_fills_is_warned_about_once(life: Life, log: pytest.LogCaptureFixture) -> None:
     life.beats.info["maxmemory_policy"] = "allkeys-lru"
     life.run(Script(life.clock, *[fine(1.0)] * 600), 600)
     [warning] = warnings(log)
@@ -410,22 +410,24 @@ def test_an_eviction_policy_that_loses_fills_is_warned_of_once(life: Life, log: 
     assert warning.endswith("run redis-cli CONFIG SET maxmemory-policy noeviction")
 
 
-def test_it_is_warned_of_again_when_it_changes_and_not_when_it_is_mended(
+def test_it_is_warned_about_again_when_it_changes_and_not_when_it_is_fixed(
     life: Life, log: pytest.LogCaptureFixture
 ) -> None:
     policies = ("allkeys-lru", "volatile-ttl", "noeviction", "allkeys-lru")
     life.run(Script(life.clock, *[change(life, maxmemory_policy=policy) for policy in policies]), 600)
-    told = [warning.split(":")[0] for warning in warnings(log)]
-    assert told == [f"maxmemory-policy is {policy}" for policy in ("allkeys-lru", "volatile-ttl", "allkeys-lru")]
+    reported = [warning.split(":")[0] for warning in warnings(log)]
+    assert reported == [f"maxmemory-policy is {policy}" for policy in ("allkeys-lru", "volatile-ttl", "allkeys-lru")]
 
 
-def test_it_is_warned_of_again_by_another_server(life: Life, log: pytest.LogCaptureFixture) -> None:
+def test_it_is_warned_about_again_on_another_server(life: Life, log: pytest.LogCaptureFixture) -> None:
     life.beats.info["maxmemory_policy"] = "allkeys-lru"
     life.run(Script(life.clock, fine(1.0), unavailable(), change(life, run_id="second")), 100)
     assert [warning.startswith("maxmemory-policy") for warning in warnings(log)] == [True, False, True]
 
 
-def test_a_server_that_does_not_tell_its_policy_is_no_reason_to_stop(life: Life, log: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_does_not_report_its_policy_is_no_reason_to_stop(
+    life: Life, log: pytest.LogCaptureFixture
+) -> None:
     life.beats.info = {}
     stage = Script(life.clock, *[fine(1.0)] * 5)
     life.run(stage, 100)

@@ -159,7 +159,7 @@ def test_a_foreign_name_is_refused_though_it_is_the_same_as_the_origin() -> None
     assert status(*rebound) == 421
 
 
-def test_a_refusal_says_what_to_do() -> None:
+def test_a_refusal_names_the_setting() -> None:
     foreign = refusal({"Host": ["evil.test"]}.get, OWN)  # type: ignore[arg-type]  # it asks for no other header
     assert foreign is not None
     assert "ALLOWED_HOSTS" in foreign.reason

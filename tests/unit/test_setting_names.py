@@ -1,4 +1,4 @@
-"""Names that look like settings: what is warned of, what is left alone, and that no value is ever repeated."""
+"""Names that look like settings: what causes a warning, what doesn't, and that no value is ever shown."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def test_every_setting_with_a_letter_too_many_is_noticed(monkeypatch: pytest.Mon
     assert misspelt in "".join(doubtful_names())
 
 
-def test_a_name_like_no_other_is_warned_of_in_the_file_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_name_like_no_other_is_warned_about_in_the_file_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SOMETHING_ELSE_ENTIRELY", "1")
     assert doubtful_names() == []
     (tmp_path / ".env").write_text("XYZZY_QUUX=1\n", "utf-8")
@@ -70,14 +70,14 @@ def test_what_only_the_environment_sets_has_no_effect_in_the_file(
     assert doubtful_names() == []
     (tmp_path / ".env").write_text(f"export {name}=1\n", "utf-8")
     [warning] = doubtful_names()
-    assert warning.startswith(f".env, line 1: {name} has no effect there")
+    assert warning.startswith(f".env, line 1: {name} has no effect here")
 
 
 @pytest.mark.parametrize("stray", ["hunter2", "aGVsbG8_hunter==", "-----BEGIN hunter KEY-----", "HUNTER2"])
 def test_a_stray_secret_is_not_repeated(tmp_path: Path, stray: str) -> None:
     (tmp_path / ".env").write_text(f"REDIS_PORT=6379\n{stray}\n", "utf-8")
-    told = " ".join(doubtful_names())
-    assert "hunter" not in told.lower()
+    shown = " ".join(doubtful_names())
+    assert "hunter" not in shown.lower()
 
 
 def test_kubernetes_and_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
