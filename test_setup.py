@@ -69,14 +69,7 @@ def redis_fact(queue: RedisQueue, section: str, name: str, wanted: str) -> str:
     return f"{name} {held}"
 
 
-def redis_cli_of(settings: Settings) -> str:
-    """The command that reaches the server of the settings; it asks for a password where there is one."""
-    address = f" -h {settings.redis_host} -p {settings.redis_port}"
-    is_default = address == " -h localhost -p 6379"
-    return f"redis-cli{'' if is_default else address}{' --askpass' if settings.redis_password else ''}"
-
-
-def redis_checks(queue: RedisQueue, mode: str, redis_cli: str) -> Iterator[Check]:
+def redis_checks(queue: RedisQueue, mode: str) -> Iterator[Check]:
     """What does not hold without a server is left out where there is none."""
     remedy = "start it (./start.sh does), or set REDIS_HOST and REDIS_PORT"
     server = check("Redis", lambda: redis_version(queue), remedy)
@@ -86,12 +79,12 @@ def redis_checks(queue: RedisQueue, mode: str, redis_cli: str) -> Iterator[Check
     yield check(
         "Redis keeps data",
         lambda: redis_fact(queue, "persistence", "aof_enabled", "1"),
-        f"{redis_cli} CONFIG SET appendonly yes: without it a restart loses what was not yet in ClickHouse",
+        f"{queue.cli} CONFIG SET appendonly yes: without it a restart loses what was not yet in ClickHouse",
     )
     yield check(
         "Redis drops nothing",
         lambda: redis_fact(queue, "memory", "maxmemory_policy", "noeviction"),
-        f"{redis_cli} CONFIG SET maxmemory-policy noeviction: eviction would remove fills",
+        f"{queue.cli} CONFIG SET maxmemory-policy noeviction: eviction would remove fills",
     )
     remedy = "right beside ./start.sh --demo, which simulates the sources below; else see PIPELINE_MODE"
     yield check("data", lambda: mode_of_data(queue, mode), remedy, is_warning=True)
@@ -200,7 +193,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
     yield from settings_checks(settings)
     queue, clickhouse = RedisQueue(settings), ClickHouse(settings)
     try:
-        yield from redis_checks(queue, mode, redis_cli_of(settings))
+        yield from redis_checks(queue, mode)
         yield from clickhouse_checks(clickhouse)
     finally:
         queue.close()

@@ -6,11 +6,11 @@ from common.errors import PipelineError
 from common.redis_queue import RedisQueue
 
 SAFE_POLICY = "noeviction"
-REMEDY = f"redis-cli CONFIG SET maxmemory-policy {SAFE_POLICY}"
+REMEDY = f"CONFIG SET maxmemory-policy {SAFE_POLICY}"
 CHECK_S = 60.0  # anybody may change the policy while the server runs
 
 
-def eviction_warning(policy: str) -> str:
+def eviction_warning(policy: str, redis_cli: str) -> str:
     """What is wrong with a policy, and the command that fixes it; empty for the safe one.
 
     It applies without a memory limit as well: nothing is evicted yet, but would be from the day somebody sets one. The
@@ -18,7 +18,8 @@ def eviction_warning(policy: str) -> str:
     """
     if policy == SAFE_POLICY:
         return ""
-    return f"maxmemory-policy is {policy}: Redis may drop fills and leases once its memory is full; run {REMEDY}"
+    remedy = f"{redis_cli} {REMEDY}"
+    return f"maxmemory-policy is {policy}: Redis may drop fills and leases once its memory is full; run {remedy}"
 
 
 class EvictionWatch:
@@ -41,7 +42,7 @@ class EvictionWatch:
             self._log.debug("eviction policy unknown: %s", error)
             return
         seen = (info.get("run_id", ""), info.get("maxmemory_policy", SAFE_POLICY))
-        if seen != self._seen and (warning := eviction_warning(seen[1])):
+        if seen != self._seen and (warning := eviction_warning(seen[1], self._queue.cli)):
             self._log.warning("%s", warning)
         self._seen = seen
 

@@ -182,6 +182,7 @@ class RedisQueue:
     def __init__(self, settings: Settings) -> None:
         self.keys = Keys(settings.key_prefix)
         self._where = f"{settings.redis_host}:{settings.redis_port}"
+        self.cli = redis_cli(settings)
         self._redis = _connect(settings)
         self._sync_s = settings.redis_waitaof_s
         self._scripts: dict[str, Script] = {}
@@ -638,6 +639,13 @@ def _missing_group_is_empty() -> Iterator[None]:
     except exceptions.ResponseError as error:
         if not str(error).startswith(("NOGROUP", "no such key")):
             raise
+
+
+def redis_cli(settings: Settings) -> str:
+    """The command with which a person reaches the server; it asks for a password where there is one."""
+    address = f" -h {settings.redis_host} -p {settings.redis_port}"
+    is_default = address == " -h localhost -p 6379"
+    return f"redis-cli{'' if is_default else address}{' --askpass' if settings.redis_password else ''}"
 
 
 def utc_now() -> str:

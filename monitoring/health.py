@@ -148,7 +148,7 @@ def _losses(status: Status) -> Iterator[Reason]:
 
 def _redis(redis: RedisState) -> Iterator[Reason]:
     policy = redis.eviction_policy.value
-    if policy is not None and (warning := eviction_warning(printable(policy))):
+    if policy is not None and (warning := eviction_warning(printable(policy), redis.cli)):
         yield Reason("degraded", "Redis", warning)
     if redis.append_only_file.value not in {None, OK}:
         text = "can't write its append-only file and refuses all writes: is its disk full?"

@@ -18,18 +18,20 @@ class RedisState(msgspec.Struct, frozen=True):
     append_only_file: Reading[str]  # absent without one
     rewrite: Reading[str]  # the last one of the append-only file
     snapshot: Reading[str]  # the last one
+    cli: str  # the command with which a person reaches it
 
 
 def read_redis(queue: RedisQueue, redis: Server) -> RedisState:
-    return as_redis_state(redis.read(queue.server_info))
+    return as_redis_state(redis.read(queue.server_info), queue.cli)
 
 
-def as_redis_state(info: Reading[dict[str, str]]) -> RedisState:
+def as_redis_state(info: Reading[dict[str, str]], cli: str) -> RedisState:
     return RedisState(
         eviction_policy=_reported(info, "maxmemory_policy"),
         append_only_file=info.then(lambda fields: _of_file(fields, "aof_last_write_status")),
         rewrite=info.then(lambda fields: _of_file(fields, "aof_last_bgrewrite_status")),
         snapshot=_reported(info, "rdb_last_bgsave_status"),
+        cli=cli,
     )
 
 

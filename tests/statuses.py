@@ -195,7 +195,7 @@ def a_status(
         ),
         dead_letters=[as_dead_letters(name, either(redis, (len(found[name]), found[name]))) for name in GROUPS],
         lost_entries=either(redis, lost_entries),
-        redis_state=as_redis_state(either(redis, REDIS_INFO | dict(redis_info or {}))),
+        redis_state=as_redis_state(either(redis, REDIS_INFO | dict(redis_info or {})), "redis-cli"),
         disks=either(clickhouse, [DISK] if disks is None else disks),
         repeated=either(clickhouse, repeated or []),
         stream_backlog_limit=500_000,

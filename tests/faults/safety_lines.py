@@ -293,13 +293,6 @@ MUTATIONS = (
         ACCESS_TESTS,
     ),
     Mutation(
-        "SQL in the name of a parameter",
-        "embedded/http_request.py",
-        "if not _PARAMETER_NAME.fullmatch(name)",
-        "if not name",
-        ACCESS_TESTS,
-    ),
-    Mutation(
         "append-only file repaired without a copy",
         "embedded/append_only_file.py",
         "    shutil.copy2(damage.path, kept)\n",

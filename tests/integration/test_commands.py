@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pydantic import SecretStr
 import test_message
 import test_setup
 from common.config import Settings
+from common.redis_queue import redis_cli
 from tests.builders import Pipeline, make_market
 from tests.servers import ROOT, environment, free_port
 
@@ -64,17 +66,18 @@ def run(
     )
 
 
-def start_sh(data: Path, **variables: str) -> str:
-    """What ./start.sh prints before it exits with status 2."""
-    result = subprocess.run(
-        [ROOT / "start.sh"],
-        env=environment({"DATA_DIR": str(data), "LOG_DIR": str(data), **variables}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=LIMIT_S,
-    )
+def start_sh(**variables: str) -> str:
+    """What ./start.sh prints before it exits with status 2. Its folder has a short path, as a socket's must be."""
+    with tempfile.TemporaryDirectory(prefix="start-", dir="/tmp") as data:
+        result = subprocess.run(
+            [ROOT / "start.sh"],
+            env=environment({"DATA_DIR": data, "LOG_DIR": data, **variables}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=LIMIT_S,
+        )
     assert result.returncode == 2, result.stdout
     return result.stdout
 
@@ -147,10 +150,10 @@ class TestSetup:
 
     def test_its_redis_commands_reach_the_configured_server(self, settings: Settings) -> None:
         plain = settings.model_copy(update={"redis_host": "localhost", "redis_port": 6379})
-        assert test_setup.redis_cli_of(plain) == "redis-cli"
-        assert test_setup.redis_cli_of(settings) == f"redis-cli -h {settings.redis_host} -p {settings.redis_port}"
+        assert redis_cli(plain) == "redis-cli"
+        assert redis_cli(settings) == f"redis-cli -h {settings.redis_host} -p {settings.redis_port}"
         locked = plain.model_copy(update={"redis_password": SecretStr("secret")})
-        assert test_setup.redis_cli_of(locked) == "redis-cli --askpass"
+        assert redis_cli(locked) == "redis-cli --askpass"
 
 
 class TestWrongSettings:
@@ -185,14 +188,14 @@ class TestWrongSettings:
         assert "secret" not in printed
         assert "Traceback" not in printed
 
-    def test_start_sh_ends_before_it_starts_anything(self, tmp_path: Path) -> None:
-        printed = start_sh(tmp_path / "data", REDIS_HOST="rediss://user:secret@host")
+    def test_start_sh_ends_before_it_starts_anything(self) -> None:
+        printed = start_sh(REDIS_HOST="rediss://user:secret@host")
         assert "REDIS_HOST: expected a host name or IP address alone, without scheme" in printed
         assert "secret" not in printed
         assert "Traceback" not in printed
 
-    def test_start_sh_warns_once_about_a_misspelt_setting(self, tmp_path: Path) -> None:
-        printed = start_sh(tmp_path / ("too-long-a-path-for-a-socket" * 5), REDIS_PASWORD="secret")
+    def test_start_sh_warns_once_about_a_misspelt_setting(self) -> None:
+        printed = start_sh(LOG_DIR="50%", REDIS_PASWORD="secret")
         assert printed.count("REDIS_PASWORD is not a setting; did you mean REDIS_PASSWORD?") == 1
         assert "secret" not in printed
 
