@@ -24,6 +24,7 @@ from common.log_lines import LineFormatter
 from common.same_origin import OwnNames, host_names
 from embedded import data_directory
 from embedded.access.catalogue import SETTING
+from embedded.access.confinement import confine
 from embedded.engine import Engine
 from embedded.exit_codes import EXIT_CONFIG, leave_to_other_server
 from embedded.http_answer import Identity
@@ -120,6 +121,8 @@ def serve(settings: ServerSettings) -> None:
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before any thread starts, so that sigwait alone receives them
     data_directory.claim(settings.path)
+    if not settings.unrestricted and not confine(settings.path.resolve()):
+        _log.info("this system has no Landlock: what statements may reach is limited by their check alone")
     engine = Engine(settings.path.resolve(), settings.max_memory_bytes, unrestricted=settings.unrestricted)
     endpoint = Endpoint(settings, engine)
     threading.Thread(target=endpoint.serve_forever, name="accept", daemon=True).start()

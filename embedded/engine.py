@@ -5,6 +5,7 @@ one takes less than a millisecond. The bindings raise RuntimeError for everythin
 """
 
 import importlib
+import os
 import shutil
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -14,13 +15,12 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from embedded import errors
+from embedded import errors, statement
 from embedded.access import grants
 from embedded.access.parser import Parser
 from embedded.access.policy import Policy, TablesOnly, Unrestricted
 from embedded.statement import Insert
 
-_chdb: Any = importlib.import_module("chdb._chdb")  # its type stub leaves the connections out
 # By default the library lets SELECT be left out, so that a typing error is reported as an unknown column.
 _LIKE_THE_SERVER = {"implicit_select": "0"}
 _MARK_CACHE_BYTES = 256 * 1024 * 1024  # the default, 5 GiB, suits machines of another size
@@ -54,6 +54,7 @@ class Connection:
         self._incoming = incoming
         self._policy = policy
         self._parameters: Mapping[str, str] = {}
+        self._permitted = b""
         self.statistics = Statistics()
 
     def close(self) -> None:
@@ -63,7 +64,7 @@ class Connection:
         """Make the database, the settings and the query parameters those of the next statement."""
         self.statistics = Statistics()
         self._policy.permit_settings(settings)
-        self._parameters = parameters
+        self._parameters, self._permitted = parameters, b""
         values = {**_LIKE_THE_SERVER, **settings, **{f"param_{name}": value for name, value in parameters.items()}}
         self.run("SET " + ", ".join(f"{name}={quoted(value)}" for name, value in values.items()))
         if database:
@@ -74,9 +75,17 @@ class Connection:
         with _engine_errors():
             self._raw.query(sql, "Null")
 
+    def permit(self, sql: bytes) -> bytes:
+        """Check a statement; returns what is executed of it. ClickHouseError: access is denied."""
+        sql = statement.without_hints(sql)
+        if sql != self._permitted:
+            self._policy.permit(sql, self._parameters)
+            self._permitted = sql
+        return sql
+
     def query(self, sql: bytes, format_name: str) -> Generator[memoryview]:
         """Execute any statement and return its result, encoded, as one piece that lives in the engine's memory."""
-        self._policy.permit(sql, self._parameters)
+        sql = self.permit(sql)
         with _engine_errors():
             result = self._raw.query(sql, format_name)
             self.statistics.add(result)
@@ -85,7 +94,7 @@ class Connection:
 
     def stream(self, sql: bytes, format_name: str) -> Generator[bytes]:
         """Execute a SELECT and yield its result block by block, in bounded memory; closing the iterator cancels it."""
-        self._policy.permit(sql, self._parameters)
+        sql = self.permit(sql)
         with _engine_errors():
             running = self._raw.send_query(sql, format_name)
         try:
@@ -112,7 +121,7 @@ class Connection:
         storing: rows that violate a constraint vanished and the insert was reported as done (chdb 4.4.0).
         """
         with NamedTemporaryFile(dir=self._incoming) as file:
-            sql = insert.reading_from(quoted(file.name).encode())
+            sql = statement.without_hints(insert.reading_from(quoted(file.name).encode()))
             self._policy.permit(sql, self._parameters, file.name)
             file.writelines(pieces)
             file.flush()
@@ -143,14 +152,18 @@ class Engine:
         self._incoming = path / "incoming"
         shutil.rmtree(self._incoming, ignore_errors=True)  # what a killed process left there was never answered
         self._incoming.mkdir(mode=0o700, parents=True)
-        _chdb.set_signal_handlers_enabled(False)  # signals belong to the server around the engine
+        # Only now, since importing it starts an engine of its own, with threads and a temporary folder: they have to be
+        # those of a process that is confined already.
+        os.environ["TMPDIR"] = str(self._incoming)
+        self._chdb: Any = importlib.import_module("chdb._chdb")  # its type stub leaves the connections out
+        self._chdb.set_signal_handlers_enabled(False)  # signals belong to the server around the engine
         self._url = f"file:{path}?max_server_memory_usage={max_memory_bytes}&mark_cache_size={_MARK_CACHE_BYTES}"
         if not unrestricted:
             self._url += f"&config-file={grants.write_configuration(path / 'access')}"
-        self._anchor = _chdb.connect(self._url)  # the engine runs as long as one connection is open
+        self._anchor = self._chdb.connect(self._url)  # the engine runs as long as one connection is open
         if not unrestricted:
             self._leave_files_out()
-        self._policy: Policy = Unrestricted() if unrestricted else TablesOnly(Parser(_chdb.connect(self._url)))
+        self._policy: Policy = Unrestricted() if unrestricted else TablesOnly(Parser(self._chdb.connect(self._url)))
         self._classifying = threading.Lock()
         self.timezone = self._anchor.query("SELECT timezone()", "TSVRaw").bytes().decode().strip()
 
@@ -167,7 +180,7 @@ class Engine:
         self._anchor.close()
 
     def connect(self) -> Connection:
-        return Connection(_chdb.connect(self._url), self._incoming, self._policy)
+        return Connection(self._chdb.connect(self._url), self._incoming, self._policy)
 
     def only_reads(self, sql: bytes) -> bool:
         """Tell whether the statement changes nothing. One that doesn't parse changes nothing either."""

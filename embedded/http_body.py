@@ -49,12 +49,35 @@ class Decompressor(Protocol):
     def eof(self) -> bool: ...
     @property
     def unused_data(self) -> bytes | None: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    @property
+    def needs_input(self) -> bool: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 class Compressor(Protocol):
     def compress(self, data: bytes, /) -> bytes: ...
     def flush(self) -> bytes: ...
+
+
+class _ZlibDecompressor:
+    """zlib's as the other two: it keeps the input that it has not used."""
+
+    def __init__(self) -> None:
+        self._raw = zlib.decompressobj(wbits=_DETECT_WBITS)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._raw.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._raw.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        found = self._raw.decompress(self._raw.unconsumed_tail + data, max_length)
+        self.needs_input = len(found) < max_length
+        return found
 
 
 class _Lz4Compressor:
@@ -147,15 +170,22 @@ def _decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
             if current.eof:
                 current = _decompressor(encoding)
             untouched = False
-            yield _decompress(current, rest, encoding)
+            yield from _outputs(current, rest, encoding)
             rest = (current.unused_data or b"") if current.eof else b""
     if not untouched and not current.eof:
         raise IncompleteBody(f"the {encoding} data ends early")
 
 
+def _outputs(decompressor: Decompressor, data: bytes, encoding: str) -> Iterator[bytes]:
+    """Yield what the data holds, a piece at a time: a few kilobytes can hold gigabytes."""
+    yield _decompress(decompressor, data, encoding)
+    while not (decompressor.eof or decompressor.needs_input):
+        yield _decompress(decompressor, b"", encoding)
+
+
 def _decompress(decompressor: Decompressor, data: bytes, encoding: str) -> bytes:
     try:
-        return decompressor.decompress(data)
+        return decompressor.decompress(data, PIECE_BYTES)
     except (zlib.error, zstd.ZstdError, RuntimeError) as error:  # lz4 raises RuntimeError
         raise errors.refusal("INCORRECT_DATA", f"{encoding} body: {error}") from error
 
@@ -167,7 +197,7 @@ def _decompressor(encoding: str) -> Decompressor:
     if encoding == "zstd":
         return zstd.ZstdDecompressor()
     if encoding in {"gzip", "deflate"}:
-        return zlib.decompressobj(wbits=_DETECT_WBITS)
+        return _ZlibDecompressor()
     message = f"Content-Encoding {encoding!r}: expected gzip, deflate, lz4 or zstd"
     raise errors.refusal("UNKNOWN_COMPRESSION_METHOD", message)
 

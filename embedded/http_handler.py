@@ -144,6 +144,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _run(self, work: Work) -> None:
         with self.server.slots.taken(), self.server.sessions.connection(work.request, work.sql) as connection:
+            if work.insert is None:
+                connection.permit(work.sql)  # before anything else reads a statement of any length
             answer = Answer(self, work.request, work.format_name, self.server.identity)
             with closing(work.execute(connection)) as pieces:
                 answer.send(pieces, connection.statistics)

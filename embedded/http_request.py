@@ -2,6 +2,7 @@
 
 import base64
 import hmac
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -145,6 +146,8 @@ def _session(given: Mapping[str, str]) -> Session | None:
         timeout_s = float(given.get("session_timeout", DEFAULT_SESSION_TIMEOUT_S))
     except ValueError as error:
         raise errors.refusal("BAD_ARGUMENTS", "session_timeout: expected seconds") from error
+    if math.isnan(timeout_s):
+        raise errors.refusal("BAD_ARGUMENTS", "session_timeout: expected seconds")
     return Session(given["session_id"], min(timeout_s, MAX_SESSION_TIMEOUT_S), given.get("session_check") == "1")
 
 
@@ -183,5 +186,8 @@ def form_fields(content_type: str, body: bytes) -> dict[str, str]:
             raise errors.refusal("NOT_IMPLEMENTED", "External tables in a form")
         name = part.get_param("name", header="Content-Disposition")
         content = part.get_payload(decode=True)
-        fields[str(name)] = content.decode() if isinstance(content, bytes) else ""
+        try:
+            fields[str(name)] = content.decode() if isinstance(content, bytes) else ""
+        except UnicodeDecodeError as error:
+            raise errors.refusal("BAD_ARGUMENTS", f"{name}: expected UTF-8") from error
     return fields

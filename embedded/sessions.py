@@ -16,6 +16,7 @@ from embedded.http_request import Request, Session
 from embedded.statement import leaves_state
 
 MAX_SESSIONS = 1000
+MAX_CHANGES = 1000  # SET and USE in one session
 
 
 @dataclass(slots=True)
@@ -82,11 +83,22 @@ class Sessions:
             connection.prepare(request.database, request.settings, request.parameters)
             yield connection
             if leaves_state(sql) and not sql.lstrip()[:6].upper().startswith(b"CREATE"):
-                kept.changes.append(sql.decode())
+                kept.changes.append(sql.decode(errors="surrogateescape"))
+                if len(kept.changes) > MAX_CHANGES:
+                    raise errors.refusal("TOO_MANY_SIMULTANEOUS_QUERIES", f"More than {MAX_CHANGES} SETs in a session")
         finally:
+            self._give_back(kept, session, request)
+
+    def _give_back(self, kept: _Kept, session: Session, request: Request) -> None:
+        """Make the session free for the next request; one that can't be restored (SET readonly = 1) ends."""
+        try:
             self._restore(kept, request)
-            kept.expires_at = time.monotonic() + session.timeout_s
-            kept.busy = False
+        except errors.ClickHouseError:
+            with self._lock:
+                self._kept.pop(session.session_id, None)
+            kept.connection.close()
+        kept.expires_at = time.monotonic() + session.timeout_s
+        kept.busy = False
 
     def _restore(self, kept: _Kept, request: Request) -> None:
         if request.settings:

@@ -12,8 +12,9 @@ DEFAULT_FORMAT = "TabSeparated"
 _TOKEN = re.compile(
     rb"""
       (?P<blank> \s+ | --[^\n]* | \#[\ !][^\n]* | /\*.*?\*/ )
+    | (?P<heredoc> \$(?P<tag>[A-Za-z0-9_]*)\$.*?\$(?P=tag)\$ )
     | (?P<quoted> '(?:[^'\\]|\\.|'')*' | "(?:[^"\\]|\\.|"")*" | `(?:[^`\\]|\\.|``)*` )
-    | (?P<word> [A-Za-z0-9_\x80-\xff]+ )
+    | (?P<word> [A-Za-z0-9_\x80-\xff][A-Za-z0-9_$\x80-\xff]* )
     | (?P<symbol> . )
     """,
     re.VERBOSE | re.DOTALL,
@@ -114,25 +115,25 @@ def format_of(sql: bytes, default: str) -> str:
     return default
 
 
-def format_end(sql: bytes) -> int:
-    """Return where the first FORMAT clause ends, its name included; 0 when there is none."""
-    words = tokens(sql)
-    for token in words:
-        if token.keyword == b"FORMAT":
-            name = next(words, None)
-            return name.end if name is not None else 0
-    return 0
-
-
-def without_json_arguments(sql: bytes) -> bytes:
-    """Return the statement with JSON in place of JSON(a.b UInt8)."""
-    kept, end, words = [], 0, list(tokens(sql))
+def without_json_arguments(sql: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the statement with JSON in place of JSON(a.b UInt8), and the parentheses that were left out."""
+    kept: list[bytes] = []
+    cut: list[bytes] = []
+    end, words = 0, list(tokens(sql))
     for name, opening in itertools.pairwise(words):
         if name.start >= end and name.text.upper() == b"JSON" and opening.text == b"(":
             kept.append(sql[end : opening.start])
             closing = (word for word in words if word.start > opening.start and word.depth == opening.depth)
             end = next((word.end for word in closing if word.text == b")"), len(sql))
-    return b"".join([*kept, sql[end:]])
+            cut.append(sql[opening.start : end])
+    return b"".join([*kept, sql[end:]]), cut
+
+
+def without_hints(sql: bytes) -> bytes:
+    """Return the statement without comments that hold braces: the library obeys some, such as { serverError 47 }."""
+    if b"{" not in sql:
+        return sql
+    return _TOKEN.sub(lambda found: b" " if found.lastgroup == "blank" and b"{" in found[0] else found[0], sql)
 
 
 def _ends_a_query(token: Token | None) -> bool:

@@ -15,6 +15,14 @@ STATEMENTS_OF_NAMES = (
     "ShowFunctions", "ShowEngineQuery", "ShowGrantsQuery", "UndropQuery", "DropFunctionQuery",
     "ExistsTemporaryTableQuery",
 )  # fmt: skip
+SYSTEM_COMMANDS = frozenset({
+    "CANCEL_VIEW", "FLUSH_ASYNC_INSERT_QUEUE", "FLUSH_LOGS", "LOAD_PRIMARY_KEY", "REFRESH_VIEW", "RELOAD_DICTIONARIES",
+    "RELOAD_DICTIONARY", "SHUTDOWN", "START_CLEANUP", "START_MERGES", "START_MOVES", "START_TTL_MERGES", "START_VIEW",
+    "START_VIEWS", "STOP_CLEANUP", "STOP_MERGES", "STOP_MOVES", "STOP_TTL_MERGES", "STOP_VIEW", "STOP_VIEWS",
+    "UNLOAD_PRIMARY_KEY", "WAIT_LOADING_PARTS", "WAIT_VIEW",
+})  # fmt: skip
+CHANGING = frozenset({"AlterQuery", "CreateQuery", "DropQuery"})
+SYSTEM_DATABASES = frozenset({"information_schema", "system"})
 # system.functions.categories. Left out: AI (calls services), Introspection, Machine Learning and Embedded Dictionary
 # (read models and dictionaries from files); of Internal and Other, some names are allowed.
 FUNCTION_CATEGORIES = frozenset({
@@ -57,6 +65,7 @@ SYNTAX_FUNCTIONS = frozenset({"exists", "grouping", "lambda", "untuple"})
 TABLE_FUNCTIONS_OF_TEXT = frozenset({"format", "generaterandom", "input", "null", "values"})
 TABLE_FUNCTIONS = TABLE_FUNCTIONS_OF_TEXT | {
     "dictionary", "generateseries", "generate_series", "loop", "merge", "mergetreeindex", "mergetreeprojection",
+    "sqlstandardvalues",
     "numbers", "numbers_mt", "primes", "view", "zeros", "zeros_mt",
 }  # fmt: skip
 TABLE_ENGINES = frozenset({
@@ -67,7 +76,7 @@ TABLE_ENGINES = frozenset({
 DATABASE_ENGINES = frozenset({"Atomic", "Memory"})
 # A dictionary reads a table of this server: no host, no query, no condition as text.
 DICTIONARY_SOURCES = frozenset({"clickhouse", "null"})
-DICTIONARY_SOURCE_KEYS = frozenset({"db", "table", "update_field", "update_lag"})
+DICTIONARY_SOURCE_KEYS = frozenset({"db", "table"})
 DICTIONARY_LAYOUTS = frozenset({  # not ssd_cache, which writes to any path
     "cache", "complex_key_cache", "complex_key_direct", "complex_key_hashed", "complex_key_hashed_array",
     "complex_key_range_hashed", "complex_key_sparse_hashed", "direct", "flat", "hashed", "hashed_array", "ip_trie",
@@ -90,3 +99,5 @@ TEXT_SETTINGS = frozenset({
 })  # fmt: skip
 # The types of such settings in system.settings and system.merge_tree_settings. `dialect` changes how text is read.
 TEXT_TYPES = frozenset({"Dialect", "Map", "String", "URI"})
+# Settings without text that a client may not change: what the server logs is the operator's.
+REFUSED_SETTINGS = frozenset({"send_logs_level"})

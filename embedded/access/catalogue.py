@@ -7,6 +7,7 @@ from embedded.access import allowed
 from embedded.access.parser import Parser
 
 SETTING = "CLICKHOUSE_UNRESTRICTED"
+MAX_NAME = 500  # of a function, combinators and all
 
 
 class Catalogue:
@@ -34,7 +35,7 @@ class Catalogue:
         )
         self._text_settings = {
             name for name, kind in settings if kind in allowed.TEXT_TYPES and name not in allowed.TEXT_SETTINGS
-        }
+        } | allowed.REFUSED_SETTINGS
 
     def require_function(self, name: str) -> None:
         """Check a function that is called. ClickHouseError: it is not allowed."""
@@ -57,15 +58,30 @@ class Catalogue:
     def require_view(self, name: str) -> None:
         """Check a table function that the engine may not have: then it has to be a view with parameters."""
         views = self._parser.rows("SELECT name, database || '.' || name FROM system.tables WHERE engine = 'View'")
-        if name.lower() in self._table_functions or not any(name in view for view in views):
+        if self.has_table_function(name) or not any(name in view for view in views):
             raise denied(f"the table function {name}")
 
+    def has_table_function(self, name: str) -> bool:
+        """Tell whether the engine has a table function of that name."""
+        return name.lower() in self._table_functions
+
+    def require_free(self, name: str) -> None:
+        """Check the name of a function that is made. ClickHouseError: it is the name of a table function."""
+        if self.has_table_function(name):
+            raise denied(f"a function with the name of the table function {name}")
+
     def _is_combined(self, lower: str) -> bool:
-        """Return whether it is an aggregate function with combinators after its name: `sumArrayIf`."""
-        if lower in self._aggregates:
-            return lower not in self._refused
-        bases = (lower.removesuffix(suffix) for suffix in self._combinators if lower.endswith(suffix))
-        return any(self._is_combined(base) for base in bases if base)
+        """Tell whether it is an aggregate function with combinators behind its name: `sumArrayIf`."""
+        names, seen = {lower[:MAX_NAME]}, set[str]()
+        while names:
+            if any(name in self._aggregates and name not in self._refused for name in names):
+                return True
+            seen |= names
+            shorter = {
+                name.removesuffix(suffix) for name in names for suffix in self._combinators if name.endswith(suffix)
+            }
+            names = shorter - seen - {""}
+        return False
 
     def _is_user_defined(self, name: str) -> bool:
         """Return whether a statement created it; what it is made of was checked then."""

@@ -15,9 +15,8 @@ _SETTINGS = {
     "max_ast_depth": "10000",
     "max_ast_elements": "10000000",
     "max_expanded_ast_elements": "10000000",
-    "query_cache_for_subqueries": "0",
-    "log_queries": "0",
 }
+INLINE_DATA = "INSERT with inline data"  # parseQueryToJSON
 _NOT_SERIALIZED = re.compile(r"AST node of type '(\w+)[^']*' does not support JSON serialization")
 _OWN_WORDS = re.compile(r": In scope SELECT parseQueryToJSON\(.*\. \((\w+)\)", re.DOTALL)
 
@@ -28,6 +27,7 @@ class Parser:
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._lock = threading.Lock()
+        self._raw.query("SET " + ", ".join(f"{name} = '{value}'" for name, value in _SETTINGS.items()), "Null")
 
     def tree(self, sql: bytes) -> Node | str:
         """Return the syntax tree of one statement, or the type of a statement that the engine can't serialize.
@@ -38,6 +38,8 @@ class Parser:
             text = self._ask(b"SELECT parseQueryToJSON(%s)" % _quoted(sql), "TSVRaw")
             found: Node = json.loads(text.decode(errors="surrogateescape"))  # a literal may be any bytes
         except errors.ClickHouseError as error:
+            if INLINE_DATA in error.text:  # the engine takes it, and stores nothing
+                raise errors.refusal("NOT_IMPLEMENTED", "Rows after INSERT … SELECT: insert them first") from error
             if name := _NOT_SERIALIZED.search(error.text):
                 return name[1]
             raise errors.ClickHouseError(error.code, error.name, _OWN_WORDS.sub(r". (\1)", error.text)) from error
@@ -45,9 +47,9 @@ class Parser:
             raise errors.refusal("TOO_DEEP_AST", "The statement is nested too deeply") from error
         return found
 
-    def nodes(self, sql: bytes) -> list[str]:
-        """Return a line for each node of a statement, as EXPLAIN AST shows it. It must be one that `tree` has read."""
-        return self._ask(b"EXPLAIN AST " + sql, "TSV").decode(errors="replace").splitlines()
+    def canonical(self, sql: bytes) -> bytes:
+        """Return a statement as the engine writes it: in one line, strings in single quotes, without comments."""
+        return self._ask(b"SELECT formatQuerySingleLine(%s)" % _quoted(sql), "TSVRaw").rstrip(b"\n")
 
     def rows(self, sql: str) -> list[list[Any]]:
         """Return the rows of a query of our own."""

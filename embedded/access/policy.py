@@ -13,16 +13,25 @@ from embedded.access.parser import Node, Parser
 from embedded.access.syntax import Role, arguments, is_row, text_of, walk
 
 JSON_TYPE_ARGUMENT = "ASTObjectTypeArgument"
-INLINE_DATA = "INSERT with inline data"  # parseQueryToJSON's words for it
 MAX_REMEMBERED = 1000  # statements that were permitted
 MAX_REMEMBERED_BYTES = 10_000
 MAX_EXPRESSIONS_BYTES = 1024 * 1024  # of an INSERT's VALUES that are more than numbers and strings
 _FILE_KEYS = ("infile", "out_file", "attach_from_path")
-NO_INDENT = 1_000_000  # an indentation that no line has
-_CHILDREN = re.compile(r" \(children \d+\)$")
-_PLAIN_VALUES = re.compile(
-    rb"(?:[\s()\[\]{},.:;0-9eE+-]|'(?:[^'\\]|\\.|'')*+'|(?i:NULL|TRUE|FALSE|INF|NAN)(?![\w(`\"]))*+", re.DOTALL
+_DATABASES = ("database", "from_database", "to_database")
+_NAME = rb"(?:`(?:[^`\\]|\\.)*`|\w+)"
+# Statements of names as the engine writes them: nothing follows but a format.
+_OF_NAMES = re.compile(
+    rb"(?:SHOW CREATE|EXISTS|UNDROP|DROP FUNCTION)(?: TEMPORARY)?(?: TABLE| VIEW| DICTIONARY| DATABASE)?(?: IF EXISTS)?"
+    rb" %b(?:\.%b)?(?: FORMAT \w+)?|SHOW (?:PROCESSLIST|FUNCTIONS|ENGINES|GRANTS)(?: FORMAT \w+)?" % (_NAME, _NAME),
+    re.DOTALL,
 )
+_JSON_ARGUMENTS = re.compile(rb"\((?:[\w\s.,()=`]|SKIP REGEXP '[^'\\]*')*\)")
+# Rows of VALUES are read by another reader than statements. These texts both read alike: no comment, no heredoc, no
+# quoted name, and of escapes those that stand for one character.
+_STRING = rb"'(?:[^'\\]|\\[\\'\"abfnrtv0/]|'')*+'"
+_PLAIN_VALUES = re.compile(rb"(?:[\s()\[\]{},.:;0-9eE+-]|%b|(?i:NULL|TRUE|FALSE|INF|NAN)(?![\w(`\"$]))*+" % _STRING)
+_PLAIN_EXPRESSIONS = re.compile(rb"(?:[\w\s()\[\]{},.:;+*%%/=<>!|?-]|%b)*+" % _STRING)
+_COMMENT = re.compile(rb"--|/\*|%b" % _STRING)
 
 
 class Policy(Protocol):
@@ -80,6 +89,8 @@ class TablesOnly:
                 return
             if len(data) > MAX_EXPRESSIONS_BYTES:
                 raise denied(f"an expression in VALUES of more than {MAX_EXPRESSIONS_BYTES} bytes")
+            if not _PLAIN_EXPRESSIONS.fullmatch(data) or _has_comment(data[:]):
+                raise denied("a comment, a heredoc, a quoted name or an unusual escape beside expressions in VALUES")
             text = data[:].rstrip(b"; \t\r\n,")
         self.permit(b"SELECT tuple(\n%s\n)" % text, parameters)
 
@@ -97,52 +108,41 @@ class _Check:
         self._catalogue = catalogue
         self._parameters = parameters
         self._own_file = own_file
+        self._keeps_parameters = False
         self.holds_for_any_parameters = True
 
     def statement(self, sql: bytes) -> None:
-        tree = self._parsed(sql)
+        tree = self._parser.tree(sql)
         if not isinstance(tree, str):
             self._tree(tree)
         elif tree == "DescribeQuery":
-            self.statement(_as_select(sql))
+            self.statement(_as_select(self._parser.canonical(sql)))
         elif tree == JSON_TYPE_ARGUMENT:
-            self._with_json_types(sql)
-        elif tree.startswith(allowed.STATEMENTS_OF_NAMES):
-            self._names_only(tree, sql)
-        else:
-            raise denied(f"the statement {tree}")
-
-    def _parsed(self, sql: bytes) -> Node | str:
-        """Return the statement's tree: see `Parser.tree`. Rows after INSERT … SELECT … FROM input(…) are not in it."""
-        try:
-            return self._parser.tree(sql)
-        except errors.ClickHouseError as error:
-            end = statement.format_end(sql) if INLINE_DATA in error.text else 0
-            if not end:
-                raise
-        tree = self._parser.tree(sql[:end])
-        # The engine ends the statement at the same place: what follows a format is data.
-        if isinstance(tree, str) or str(tree.get("format", "values")).lower() == "values":
-            raise denied("rows in the format Values after a SELECT")
-        return tree
-
-    def _names_only(self, kind: str, sql: bytes) -> None:
-        for line in self._parser.nodes(sql)[1:]:
-            if line.split()[:1] != ["Identifier"]:
-                raise denied(f"{line.strip()} in {kind}")
+            self._with_json_types(self._parser.canonical(sql))
+        elif not tree.startswith(allowed.STATEMENTS_OF_NAMES) or not _OF_NAMES.fullmatch(self._parser.canonical(sql)):
+            raise denied(f"the statement {tree}, or a part of it,")
 
     def _with_json_types(self, sql: bytes) -> None:
         """Check a statement with a type such as JSON(a.b UInt8), whose arguments parseQueryToJSON leaves out."""
-        plain = statement.without_json_arguments(sql)
-        if _outline(self._parser.nodes(sql)) != _outline(self._parser.nodes(plain)):
-            raise denied("what stands in parentheses after JSON")
+        plain, arguments_of_types = statement.without_json_arguments(sql)
+        for text in arguments_of_types:
+            if not _JSON_ARGUMENTS.fullmatch(text):
+                raise denied("what stands in parentheses after JSON")
+            for word in re.findall(r"\w+", text.decode(errors="replace")):
+                self._catalogue.require_harmless(word)
         self.statement(plain)
 
     def _tree(self, tree: Node) -> None:
+        # A view keeps its parameters: whoever selects from it chooses the names.
+        self._keeps_parameters = bool(tree.get("is_ordinary_view")) or tree["type"] == "AlterQuery"
         for node, role in walk(tree):
             kind = str(node.get("type", ""))
             if (kind.endswith("Query") or node is tree) and kind not in allowed.STATEMENTS:
                 raise denied(f"the statement {kind}")
+            if kind in allowed.CHANGING and any(
+                str(node.get(key)).lower() in allowed.SYSTEM_DATABASES for key in _DATABASES
+            ):
+                raise denied("a change of the system's own tables")
             self._node(node, role)
 
     def _node(self, node: Node, role: Role) -> None:
@@ -153,10 +153,17 @@ class _Check:
             self._catalogue.require_setting(change["name"])
         if "func_name" in node:  # SELECT * APPLY(name)
             self._catalogue.require_function(node["func_name"])
-        if node.get("type") == "Dictionary":
-            _permit_dictionary(node)
-        if node.get("type") == "Function":
-            self._function(node, role)
+        match node.get("type"):
+            case "Function":
+                self._function(node, role)
+            case "Dictionary":
+                _permit_dictionary(node)
+            case "DictionaryAttributeDeclaration" if node.get("expression", {}).get("type") == "Literal":
+                raise denied("a dictionary's EXPRESSION as text")
+            case "SystemQuery":
+                _permit_system_command(node["query_type"])
+            case "CreateSQLFunctionQuery":
+                self._catalogue.require_free(node["function_name"]["name"])
 
     def _function(self, node: Node, role: Role) -> None:
         """Check a name with arguments, which is not always a function."""
@@ -165,7 +172,7 @@ class _Check:
             require(name, allowed.TABLE_ENGINES, "the table engine")
         elif kind == "DATABASE_ENGINE":
             require(name, allowed.DATABASE_ENGINES, "the database engine")
-        elif role == "table function" or (role == "either" and name.lower() in allowed.TABLE_FUNCTIONS):
+        elif role == "table function" or (role == "either" and self._catalogue.has_table_function(name)):
             self._table_function(node)
         elif role != "name":
             self._catalogue.require_function(name)
@@ -183,6 +190,8 @@ class _Check:
         names = [identifier["name"]]
         for parameter in identifier.get("children", ()):
             self.holds_for_any_parameters = False
+            if self._keeps_parameters:
+                raise denied("a name as a parameter of a view")
             if parameter["name"] not in self._parameters:
                 raise denied("an argument whose name is a parameter that is not part of the request")
             names.append(self._parameters[parameter["name"]])
@@ -192,30 +201,39 @@ class _Check:
         name, given = node["name"].lower(), arguments(node)
         if name not in allowed.TABLE_FUNCTIONS:
             self._catalogue.require_view(node["name"])
-        if name == "values":  # only its first argument can be columns
-            given = [] if given and is_row(given[0]) else given[:1]
-        if name in allowed.TABLE_FUNCTIONS_OF_TEXT:
-            for argument in given:
-                self._text(argument, name)
+        if name == "format" and given:
+            self._format(given[0])
+            given = given[1:2] if len(given) == 3 else []  # noqa: PLR2004 - format, columns, data
+        if name in allowed.TABLE_FUNCTIONS_OF_TEXT and given and not is_row(given[0]):
+            self._columns(given[0], name)
 
-    def _text(self, argument: Node, function: str) -> None:
-        """Check text that may be columns, whose DEFAULTs are expressions, or the format Values, whose rows are."""
+    def _format(self, argument: Node) -> None:
+        """Check the name of a format: rows in the format Values are expressions."""
         if argument["type"] not in {"Literal", "Identifier"}:
-            raise denied(f"an argument of {function} that is not a literal")
+            raise denied("a format that is not a name")
         names = self._names(argument) if argument["type"] == "Identifier" else [text_of(argument)]
-        for text in names:
-            if text.lower() == "values":
-                raise denied(f"the format Values in {function}")
-            self._columns(text)
+        if any(name.lower() == "values" for name in names):
+            raise denied("the format Values in a function")
 
-    def _columns(self, text: str) -> None:
-        """Check text in case it is a list of columns."""
-        sql = f"CREATE TABLE columns ({text}\n) ENGINE = Memory".encode(errors="surrogateescape")
+    def _columns(self, argument: Node, function: str) -> None:
+        """Check text that may be columns, whose DEFAULTs are expressions; calling anything takes parentheses."""
+        if argument["type"] != "Literal":
+            raise denied(f"an argument of {function} that is not a literal")
+        text = text_of(argument)
+        if "(" not in text:
+            return
         try:
-            self._parser.tree(sql)
-        except errors.ClickHouseError:
-            return  # the engine can't read it as columns either
-        self.statement(sql)
+            check = _Check(self._parser, self._catalogue, self._parameters, own_file="")
+            check.statement(f"CREATE TABLE columns ({text}\n) ENGINE = Memory".encode(errors="surrogateescape"))
+        except errors.ClickHouseError as error:
+            if error.name == "ACCESS_DENIED":
+                raise
+            raise denied(f"an argument of {function} that can't be read as columns") from error
+
+
+def _permit_system_command(name: str) -> None:
+    if not (name.startswith("CLEAR_") and name.endswith("_CACHE")):
+        require(name, allowed.SYSTEM_COMMANDS, "the command SYSTEM")
 
 
 def _permit_dictionary(node: Node) -> None:
@@ -226,23 +244,8 @@ def _permit_dictionary(node: Node) -> None:
         require(pair["first"], allowed.DICTIONARY_SOURCE_KEYS, "the key of a dictionary source")
 
 
-def _outline(lines: list[str]) -> list[str]:
-    """Return the nodes that EXPLAIN AST shows, without the arguments of JSON types and without counts of children."""
-    kept: list[str] = []
-    hidden_below = NO_INDENT
-    for line in lines:
-        indent, words = len(line) - len(line.lstrip()), line.split()
-        if indent > hidden_below:
-            if words[0] == "Function" and words[1] != "equals":  # max_dynamic_paths = 16
-                raise denied(f"{line.strip()} in the type JSON")
-        elif words[:1] == [JSON_TYPE_ARGUMENT]:
-            hidden_below = indent
-            if kept[-1].strip() == "ExpressionList":  # the list of the arguments
-                kept.pop()
-        else:
-            hidden_below = NO_INDENT
-            kept.append(_CHILDREN.sub("", line))
-    return kept
+def _has_comment(rows: bytes) -> bool:
+    return any(found[0] in {b"--", b"/*"} for found in _COMMENT.finditer(rows))
 
 
 def _as_select(describe: bytes) -> bytes:

@@ -8,7 +8,9 @@ from embedded.access.parser import Node
 # A function; a table function; one of the two; or a name of something else: a codec, a type of index.
 Role: TypeAlias = Literal["expression", "table function", "either", "name"]
 _TABLE_FUNCTION_KEYS = frozenset({"table_function", "as_table_function"})
-_NAME_KEYS = frozenset({"codec", "statistics_desc", "index_type", "projection_type"})
+_NAME_KEYS = frozenset(
+    {"codec", "statistics_desc", "index_type", "projection_type", "recompression_codec", "statistics_decl"}
+)
 _LISTS_OF_NAMES = frozenset({"CODEC", "STATISTICS"})
 
 

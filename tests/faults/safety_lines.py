@@ -288,8 +288,8 @@ MUTATIONS = (
     Mutation(
         "SQL in the names of columns",
         ACCESS,
-        "as columns either\n        self.statement(sql)\n",
-        "as columns either\n",
+        '            check.statement(f"CREATE TABLE columns',
+        '            self._parser.tree(f"CREATE TABLE columns',
         ACCESS_TESTS,
     ),
     Mutation(
@@ -505,5 +505,47 @@ MUTATIONS = (
         "return printable(super().formatMessage(record))",
         "return super().formatMessage(record)",
         "tests/unit/test_log_lines.py",
+    ),
+    Mutation(
+        "the embedded ClickHouse may open any file",
+        "embedded/clickhouse_server.py",
+        "and not confine(settings.path.resolve())",
+        "and False",
+        "tests/integration/test_confinement.py",
+    ),
+    Mutation(
+        "the kernel's confinement lets write anywhere",
+        "embedded/access/confinement.py",
+        "ctypes.c_uint64(_EVERYTHING)",
+        "ctypes.c_uint64(_READ)",
+        "tests/integration/test_confinement.py",
+    ),
+    Mutation(
+        "comments and escapes beside expressions in VALUES",
+        ACCESS,
+        "if not _PLAIN_EXPRESSIONS.fullmatch(data) or _has_comment(data[:])",
+        "if not data",
+        ACCESS_TESTS,
+    ),
+    Mutation(
+        "columns that can't be read count as harmless",
+        ACCESS,
+        '            raise denied(f"an argument of {function} that can\'t be read as columns") from error\n',
+        "            del error\n",
+        ACCESS_TESTS,
+    ),
+    Mutation(
+        "a view keeps the name of a function as its parameter",
+        ACCESS,
+        "            if self._keeps_parameters:",
+        "            if False:",
+        ACCESS_TESTS,
+    ),
+    Mutation(
+        "statements of names followed by anything",
+        ACCESS,
+        "not _OF_NAMES.fullmatch(",
+        "not _OF_NAMES.match(",
+        ACCESS_TESTS,
     ),
 )

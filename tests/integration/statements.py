@@ -1,6 +1,7 @@
 """Statements that reach beyond the tables of a server, and statements that don't.
 
-`{secret}` stands for the path of a file that nobody may read, `{folder}` for the folder around it.
+`{secret}` stands for the path of a file that nobody may read, `{quoted}` for the same without quotation marks,
+`{folder}` for the folder around it.
 """
 
 # Each would reveal the secret, or something about it, if the engine executed it.
@@ -110,6 +111,26 @@ READING = (
     "SELECT * FROM eval('SELECT file(''{secret}'')')",
     "SELECT * FROM view(SELECT file('{secret}'))",
     "SELECT * FROM viewIfPermitted(SELECT file('{secret}') ELSE null('a String'))",
+    # where two readers of the same text could disagree
+    "INSERT INTO t (s, a) VALUES ('\\x',',length(file({quoted})) --'\n)",
+    "INSERT INTO t (s) VALUES ('a' -- ', (file({quoted}))\n), ('b')",
+    "INSERT INTO t (s) VALUES ('a' /* ' */), (file({quoted})) -- ')",
+    "SELECT b FROM format(JSONEachRow, 'b String DEFAULT file(''{secret}'');', '{{}}')",
+    "SELECT b FROM format(JSONEachRow, 'index String, b String DEFAULT file(''{secret}'')', '{{}}')",
+    "SELECT b FROM format(JSONEachRow, 'constraint String, b String DEFAULT file(''{secret}'')', '{{}}')",
+    "SELECT * FROM values('projection String, b String ALIAS file(''{secret}'')', ('1'))",
+    "SELECT c FROM format(JSONEachRow, 'b Int8, c String DEFAULT file(''{secret}''), d Int8 DEFAULT "
+    + "negate(" * 450
+    + "1"
+    + ")" * 450
+    + "', '{{}}')",
+    "CREATE VIEW v AS SELECT arrayMap({{f:Identifier}}, ['{secret}'])",
+    "CREATE VIEW v AS SELECT * FROM format({{f:Identifier}}, 'a String', '(file(''{secret}''))')",
+    """CREATE DICTIONARY d (a UInt64, b String EXPRESSION 'file(''{secret}'')') PRIMARY KEY a
+    SOURCE(CLICKHOUSE(TABLE 't')) LAYOUT(FLAT()) LIFETIME(0)""",
+    """CREATE TABLE e (a JSON(SKIP REGEXP $$'$$), s String) ENGINE = MergeTree ORDER BY tuple()
+    AS SELECT '{{}}'::JSON AS a, s FROM t SETTINGS additional_table_filters = {{'t': 'toInt64(file({quoted})) = 0'}},
+    log_comment = ') , s String) ENGINE = MergeTree ORDER BY tuple() AS SELECT 1 SETTINGS max_threads = 1 --'""",
     # behind the name of a type whose arguments the parser leaves out
     "CREATE TABLE e (a JSON(b Int8), c String DEFAULT file('{secret}')) ENGINE = Memory",
     "CREATE TABLE e (a JSON(b Int8), c String DEFAULT JSON(file('{secret}'))) ENGINE = Memory",
@@ -146,6 +167,17 @@ READING = (
 # Each would write a file, run a command, or reach another server.
 ACTING = (
     "SELECT 1 INTO OUTFILE '{folder}/written'",
+    """SHOW CREATE TABLE t INTO OUTFILE '{folder}/written' TRUNCATE FORMAT TSV SETTINGS max_result_rows = 1
+    -- {{ serverError 396 }}""",
+    """EXISTS t INTO OUTFILE '{folder}/written' FORMAT TSV
+    SETTINGS max_execution_time = 0.000001, timeout_overflow_mode = 'break'""",
+    "SYSTEM KILL",
+    "SYSTEM SUSPEND FOR 1 SECOND",
+    "DROP DATABASE system",
+    "DROP TABLE system.functions",
+    "CREATE FUNCTION executable AS (x, y, z) -> x",
+    "SELECT * FROM loop(executable('id', 'TSV', 'a String'))",
+    "SELECT 1 SETTINGS send_logs_level = 'trace'",
     "SELECT 1 INTO OUTFILE '{folder}/written' FORMAT TSV",
     "SHOW TABLES INTO OUTFILE '{folder}/written'",
     "SHOW CREATE TABLE t INTO OUTFILE '{folder}/written'",
@@ -202,7 +234,7 @@ ORDINARY = (
     "INSERT INTO o (a, s) VALUES (now() - now(), DEFAULT)",
     'INSERT INTO o (a, s) FORMAT JSONEachRow {{"a": 1, "s": "(file(\'x\'))"}}',
     "INSERT INTO o SELECT number, toString(number) FROM numbers(toUInt64(3))",
-    "INSERT INTO o SELECT a, s FROM input('a Int64, s String') FORMAT CSV 1,2",
+    "INSERT INTO o (a, s) VALUES (-1, 'it''s; -- {{}} /* # \\\\')",
     "SELECT count(), sumIf(a, a > 1), uniqExactIf(a, 1), quantile(0.5)(a), count(DISTINCT a), maxOrNull(a) FROM o",
     "SELECT a IN (1, 2), a IN (SELECT 1), a GLOBAL IN (1), NOT a, a BETWEEN 1 AND 2 FROM o",
     "SELECT [1, 2][1], (1, 2).1, map('a', 1), CAST(a AS String), a::Int8, DATE '2020-01-01', (a > 1) ? 1 : 2 FROM o",
