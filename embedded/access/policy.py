@@ -29,9 +29,10 @@ _JSON_ARGUMENTS = re.compile(rb"\((?:[\w\s.,()=`]|SKIP REGEXP '[^'\\]*')*\)")
 # Rows of VALUES are read by another reader than statements. These texts both read alike: no comment, no heredoc, no
 # quoted name, and of escapes those that stand for one character.
 _STRING = rb"'(?:[^'\\]|\\[\\'\"abfnrtv0/]|'')*+'"
-_PLAIN_VALUES = re.compile(rb"(?:[\s()\[\]{},.:;0-9eE+-]|%b|(?i:NULL|TRUE|FALSE|INF|NAN)(?![\w(`\"$]))*+" % _STRING)
-_PLAIN_EXPRESSIONS = re.compile(rb"(?:[\w\s()\[\]{},.:;+*%%/=<>!|?-]|%b)*+" % _STRING)
-_COMMENT = re.compile(rb"--|/\*|%b" % _STRING)
+_PLAIN_VALUES = re.compile(
+    rb"(?:[\s()\[\]{},.:;0-9eE+]|-(?!-)|%b|(?i:NULL|TRUE|FALSE|INF|NAN)(?![\w(`\"$]))*+" % _STRING
+)
+_PLAIN_EXPRESSIONS = re.compile(rb"(?:[\w\s()\[\]{},.:;+*%%=<>!|?]|-(?!-)|/(?!\*)|%b)*+" % _STRING)
 
 
 class Policy(Protocol):
@@ -89,7 +90,7 @@ class TablesOnly:
                 return
             if len(data) > MAX_EXPRESSIONS_BYTES:
                 raise denied(f"an expression in VALUES of more than {MAX_EXPRESSIONS_BYTES} bytes")
-            if not _PLAIN_EXPRESSIONS.fullmatch(data) or _has_comment(data[:]):
+            if not _PLAIN_EXPRESSIONS.fullmatch(data):
                 raise denied("a comment, a heredoc, a quoted name or an unusual escape beside expressions in VALUES")
             text = data[:].rstrip(b"; \t\r\n,")
         self.permit(b"SELECT tuple(\n%s\n)" % text, parameters)
@@ -242,10 +243,6 @@ def _permit_dictionary(node: Node) -> None:
     require(layout.get("layout_type", "flat"), allowed.DICTIONARY_LAYOUTS, "the dictionary layout")
     for pair in source.get("elements", {}).get("children", ()):
         require(pair["first"], allowed.DICTIONARY_SOURCE_KEYS, "the key of a dictionary source")
-
-
-def _has_comment(rows: bytes) -> bool:
-    return any(found[0] in {b"--", b"/*"} for found in _COMMENT.finditer(rows))
 
 
 def _as_select(describe: bytes) -> bytes:

@@ -523,7 +523,7 @@ MUTATIONS = (
     Mutation(
         "comments and escapes beside expressions in VALUES",
         ACCESS,
-        "if not _PLAIN_EXPRESSIONS.fullmatch(data) or _has_comment(data[:])",
+        "if not _PLAIN_EXPRESSIONS.fullmatch(data)",
         "if not data",
         ACCESS_TESTS,
     ),

@@ -113,6 +113,8 @@ READING = (
     "SELECT * FROM viewIfPermitted(SELECT file('{secret}') ELSE null('a String'))",
     # where two readers of the same text could disagree
     "INSERT INTO t (s, a) VALUES ('\\x',',length(file({quoted})) --'\n)",
+    "INSERT INTO t (a, s) VALUES (1 --'\n, file({quoted}) --'\n)",
+    "INSERT INTO t (a, s) VALUES (1 /*'*/, file({quoted}) /*'*/)",
     "INSERT INTO t (s) VALUES ('a' -- ', (file({quoted}))\n), ('b')",
     "INSERT INTO t (s) VALUES ('a' /* ' */), (file({quoted})) -- ')",
     "SELECT b FROM format(JSONEachRow, 'b String DEFAULT file(''{secret}'');', '{{}}')",
