@@ -27,8 +27,8 @@ _OF_NAMES = re.compile(
 )
 _JSON_ARGUMENTS = re.compile(rb"\((?:[\w\s.,()=`]|SKIP REGEXP '[^'\\]*')*\)")
 # Rows of VALUES are read by another reader than statements. These texts both read alike: no comment, no heredoc, no
-# quoted name, and of escapes those that stand for one character.
-_STRING = rb"'(?:[^'\\]|\\[\\'\"abfnrtv0/]|'')*+'"
+# quoted name, and of escapes those that end where they seem to: \x takes the next two characters, whatever they are.
+_STRING = rb"'(?:[^'\\]|\\(?:[^x]|x[0-9A-Fa-f]{2})|'')*+'"
 _PLAIN_VALUES = re.compile(
     rb"(?:[\s()\[\]{},.:;0-9eE+]|-(?!-)|%b|(?i:NULL|TRUE|FALSE|INF|NAN)(?![\w(`\"$]))*+" % _STRING
 )
