@@ -163,7 +163,8 @@ class Engine:
         self._anchor = self._chdb.connect(self._url)  # the engine runs as long as one connection is open
         if not unrestricted:
             self._leave_files_out()
-        self._policy: Policy = Unrestricted() if unrestricted else TablesOnly(Parser(self._chdb.connect(self._url)))
+        self._parser = self._chdb.connect(self._url)
+        self._policy: Policy = Unrestricted() if unrestricted else TablesOnly(Parser(self._parser))
         self._classifying = threading.Lock()
         self.timezone = self._anchor.query("SELECT timezone()", "TSVRaw").bytes().decode().strip()
 
@@ -177,6 +178,8 @@ class Engine:
             self._anchor.query(f"ATTACH DATABASE default UUID '{identity}' ENGINE = Atomic", "Null")
 
     def close(self) -> None:
+        """Close every connection of our own: one that is left to the interpreter's end may crash it."""
+        self._parser.close()
         self._anchor.close()
 
     def connect(self) -> Connection:
