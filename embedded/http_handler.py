@@ -59,6 +59,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = 64 * 1024
     timeout: ClassVar[float] = IDLE_LIMIT_S
+    raw_requestline: bytes
     server: "Endpoint"
     _body: Iterator[bytes] = iter(())
 
@@ -66,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         connection = self.rfile
         self.request_version, self.command = self.protocol_version, ""
         try:
+            http_request.check_request_line(self.raw_requestline)
             self.rfile = BytesIO(http_request.read_head(connection))
             return super().parse_request()
         except http_request.MalformedHead as error:

@@ -28,6 +28,7 @@ _INTERFACE_NAMES = frozenset({
 })  # fmt: skip
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _PARAMETER_NAME = re.compile(r"[A-Za-z0-9_$]+")
+_REQUEST_LINE = re.compile(rb"[A-Z]+ [\x21-\x7e\x80-\xff]+ HTTP/\d\.\d\r?\n")
 MAX_HEAD_BYTES = 256 * 1024
 # RFC 9112: no blank before the colon, no folded line, no control character, no bare CR.
 _HEADER_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r?\n")
@@ -75,6 +76,12 @@ class Request:
             settings=self.settings | _settings(fields),
             parameters=self.parameters | _parameters(fields),
         )
+
+
+def check_request_line(line: bytes) -> None:
+    """Check the first line before more is read: a client of another protocol may send no more. Raises MalformedHead."""
+    if not _REQUEST_LINE.fullmatch(line):
+        raise MalformedHead(f"Not a request line: {line[:40]!r}")
 
 
 def read_head(source: Readable) -> bytes:

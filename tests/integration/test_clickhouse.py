@@ -14,7 +14,7 @@ from common.clickhouse import ClickHouse
 from common.errors import ConfigError, RefusedRows, Unavailable
 from common.records import Market, OrderFilled, Token, Trade, encode, tokens_of
 from common.redis_queue import RedisQueue
-from common.tables import DEDUPLICATION_WINDOW, MARKETS, ORDER_FILLED, TRADES, Table
+from common.tables import DEDUPLICATION_WINDOW, MARKETS, ORDER_FILLED, TABLES, TRADES, Table
 from processors.token_index import TokenIndex
 from processors.trades import trade_of
 from setup_schema import apply_schema
@@ -189,7 +189,7 @@ class TestTokens:
             "SELECT create_table_query FROM system.tables WHERE database = {d:String} AND engine LIKE 'Replacing%'",
             {"d": pipeline.settings.clickhouse_database},
         )
-        assert len(statements) == 4
+        assert len(statements) == len(TABLES)
         assert all(f"deduplication_window = {DEDUPLICATION_WINDOW}" in statement for (statement,) in statements)
 
 

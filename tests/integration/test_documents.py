@@ -165,7 +165,8 @@ class Clone:
         text = self._translated(command.text)
         script = f". ./.exported; set -o pipefail; {text}\nstatus=$?; export -p >.exported; exit $status"
         return subprocess.Popen(
-            ["bash", "-c", script if not is_blocking(command) else f"exec {text}"],
+            # Of a background job, which this test may be, a shell has SIGINT ignored; in a terminal it is not.
+            ["env", "--default-signal=INT", "bash", "-c", f"exec {text}" if is_blocking(command) else script],
             cwd=self.folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
