@@ -30,6 +30,12 @@ LIMIT_S = 300.0
 SIMULATOR_OPTIONS = "--history-hours 0.2"  # of each demo
 DOCUMENTS = ("README.md", "QUICKSTART.md")
 DEFAULT_PORTS = {"REDIS_PORT": 6379, "CLICKHOUSE_PORT": 8123, "DASHBOARD_PORT": 8000, "SIMULATOR_PORT": 8900}
+# Background jobs ignore SIGINT, and hand that down; this test may run in one.
+AS_IN_A_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 SECOND_PORTS = (6380, 8124, 8001, 8901)  # README.md's, for a demo beside live data
 
 # Commands that are not run here, by their beginning, and why.
@@ -165,8 +171,7 @@ class Clone:
         text = self._translated(command.text)
         script = f". ./.exported; set -o pipefail; {text}\nstatus=$?; export -p >.exported; exit $status"
         return subprocess.Popen(
-            # Of a background job, which this test may be, a shell has SIGINT ignored; in a terminal it is not.
-            ["env", "--default-signal=INT", "bash", "-c", f"exec {text}" if is_blocking(command) else script],
+            [sys.executable, "-c", AS_IN_A_TERMINAL, "bash", "-c", f"exec {text}" if is_blocking(command) else script],
             cwd=self.folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
