@@ -2,8 +2,7 @@
 
 After a loss of Redis' data (a lost append-only file, FLUSHALL, a failover to a lagging replica), entries come again
 whose rows are in ClickHouse already, in other batches and so under other tokens. Redis can't reveal that reliably,
-since the evidence is lost as well. So the rows themselves are checked: a sample of each batch, after its insert. A
-check costs some milliseconds for a batch of any size.
+since the evidence is lost as well. So the rows themselves are checked: a sample of a batch, after its insert.
 """
 
 import logging
@@ -21,6 +20,9 @@ from common.tables import ORDER_FILLED, REPEATED_HOURS, TRADES, Table
 HOUR_S = 3600
 FIRST, SPREAD = 8, 8  # rows sampled: repeated ones are at a batch's beginning, or all through it
 NOTED_S = 30.0  # an hour that keeps getting such rows is noted again after this time; `monitoring` relies on it
+# While a backlog lasts, large batches follow one another, and checking each of them took a third of ClickHouse's time.
+# Rows that come again after a loss then fill many of them.
+LARGE, PAUSE_S = 5_000, 10.0
 # The columns that identify a row: its table's key.
 KEYS: Mapping[str, Sequence[str]] = {
     ORDER_FILLED.name: ("timestamp", "id"),
@@ -41,10 +43,11 @@ class Repetitions:
         self._clickhouse = clickhouse
         self._log = log
         self._noted: dict[tuple[str, int], float] = {}
+        self._checked_at: dict[str, float] = {}  # monotonic clock, by table
 
     def check(self, table: Table, entries: Sequence[Entry]) -> None:
         """Check a sample of a batch that has just been inserted."""
-        if table.name not in KEYS:
+        if table.name not in KEYS or self._is_too_soon(table, len(entries)):
             return
         try:
             rows = _decoded(sample(entries))
@@ -52,6 +55,13 @@ class Repetitions:
                 self._note(table, _hours(_decoded(entries)))
         except PipelineError as error:
             self._log.warning("%s: can't tell whether rows were stored twice: %s", table.name, error)
+
+    def _is_too_soon(self, table: Table, rows: int) -> bool:
+        now = time.monotonic()
+        if rows > LARGE and now - self._checked_at.get(table.name, -PAUSE_S) < PAUSE_S:
+            return True
+        self._checked_at[table.name] = now
+        return False
 
     def _has_repeated(self, table: Table, rows: Sequence[_Row]) -> bool:
         """Whether any of the rows is stored more than once."""
