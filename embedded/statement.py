@@ -29,7 +29,7 @@ _STREAMED_FORMATS = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    kind: str  # quoted, word or symbol
+    kind: str  # quoted, heredoc, word or symbol
     text: bytes
     start: int
     end: int
