@@ -148,6 +148,7 @@ READING = (
     "SELECT 1 FORMAT Template SETTINGS format_template_resultset = '{secret}'",
     "SET format_schema = '{secret}'",
     "SET dialect = 'kusto'",
+    "INSERT INTO t (s) SETTINGS format_schema = '{secret}' FORMAT JSONEachRow {{}}",
     # files as tables, databases, dictionaries, rows
     "SELECT * FROM file('{secret}', 'LineAsString')",
     "SELECT 'a' IN file('{secret}', 'LineAsString')",
