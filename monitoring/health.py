@@ -94,6 +94,8 @@ def _stage(stage: Stage, now: float) -> Iterator[Reason]:
             yield Reason("degraded", stage.component, f"waits: {printable(stage.reason)}{_next_attempt(stage, now)}")
         case "starting" | "draining":
             yield Reason("degraded", stage.component, f"is {stage.state}")
+    if stage.degraded:
+        yield Reason("degraded", stage.component, printable(stage.degraded))
 
 
 def _next_attempt(stage: Stage, now: float) -> str:

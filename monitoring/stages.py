@@ -67,6 +67,7 @@ class Stage(msgspec.Struct, frozen=True):
     source: str
     source_state: str
     detail: str
+    degraded: str  # what it can't do as it should, though it runs; empty when all is well
     instances: list[Instance]
 
 
@@ -101,6 +102,7 @@ def read_stage(component: str, beats: Reading[list[dict[str, str]]], stale_after
         source=_text(alive, "source"),
         source_state=_text(alive, "source_state"),
         detail=_text(alive, "detail"),
+        degraded=_text(alive, "degraded"),
         instances=[each for each in instances if each.state != "stopped" or not alive],  # a replaced one is history
     )
 

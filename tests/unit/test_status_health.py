@@ -53,6 +53,13 @@ def test_one_living_process_keeps_its_component_alive() -> None:
     assert judge(a_status(heartbeats=dead + living)).verdict == "ok"
 
 
+def test_a_running_stage_that_reports_a_limit_is_degraded_with_its_words() -> None:
+    limited = {"degraded": "fills arrive two minutes late: no finalized block"}
+    assert told(a_status(heartbeats=beats(polygon_ingester=limited))) == [
+        "degraded: polygon_ingester fills arrive two minutes late: no finalized block"
+    ]
+
+
 def test_a_source_that_is_away_degrades_with_reason_and_next_attempt() -> None:
     waiting = {"state": "waiting", "reason": "Goldsky answers 503", "next_attempt_at": str(NOW + 8)}
     assert told(a_status(heartbeats=beats(goldsky_ingester=waiting))) == [
