@@ -1,5 +1,6 @@
 """Fixtures that every test may use: one server of each kind for the whole run."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,12 @@ from tests.servers import ClickHouseServer, RedisServer
 # The same examples in every run, and no failure because a machine is busy. For new ones: --hypothesis-profile=default
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what pytest itself holds from garbage collection, which stages run after each failure: 0.2 s otherwise."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
