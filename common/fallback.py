@@ -14,11 +14,17 @@ class Fallback:
     went.
     """
 
-    def __init__(self, what: str, log: logging.Logger, clock: Callable[[], float]) -> None:
-        """`what`: what is done instead, and what that costs, as an operator should read it."""
+    def __init__(
+        self, what: str, log: logging.Logger, clock: Callable[[], float], *, longest_s: float = LONGEST_S
+    ) -> None:
+        """`what`: what is done instead, and what that costs, as an operator should read it.
+
+        `longest_s`: the longest pause, less where the detour costs more than an attempt.
+        """
         self._what = what
         self._log = log
         self._clock = clock
+        self._longest_s = longest_s
         self._failures = 0  # in a row
         self._until = 0.0
         self._reason = ""
@@ -30,7 +36,7 @@ class Fallback:
 
     def begin(self, reason: str) -> None:
         """The usual way has failed, for the first time or again."""
-        pause_s = min(LONGEST_S, FIRST_S * 2 ** min(self._failures, 10))
+        pause_s = min(self._longest_s, FIRST_S * 2 ** min(self._failures, 10))
         self._until = self._clock() + pause_s
         self._failures += 1
         self._reason = reason

@@ -109,7 +109,7 @@ class HttpSource:
         A pause that the server asks one of them for holds all of them up. A source by itself has its caller for that.
         """
         parts = urlsplit(base_url)
-        self.host = parts.netloc.rpartition("@")[2]
+        self.host = host_of(base_url)
         self._proxy = proxy_of(base_url)
         self._scheme = parts.scheme
         self._where = f"{name} at {self.host}{through(self._proxy)}"
@@ -227,6 +227,11 @@ class _Bearer(requests.auth.AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = self._header
         return request
+
+
+def host_of(url: str) -> str:
+    """The host and port of an address, as errors name them: without credentials."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def proxy_of(url: str) -> str:

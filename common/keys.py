@@ -32,6 +32,10 @@ class Keys:
         """What a source has already published: sorted set of the ids' SHA-256, or prefix of hashes of fingerprints."""
         return self(f"seen:{source}")
 
+    def unreadable(self, source: str) -> str:
+        """Hash of a field's name to how many published records of a source lack it since it could not be read."""
+        return self(f"unreadable:{source}")
+
     def heartbeat(self, instance: str) -> str:
         """Hash that a running process refreshes."""
         return self(f"heartbeat:{instance}")

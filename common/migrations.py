@@ -9,6 +9,7 @@ from typing import NamedTuple
 from common.tables import (
     DAILY_VOLUME,
     DEDUPLICATION_WINDOW,
+    LAST_SEEN_AT,
     MARKET_SUMMARY,
     MARKET_TOKENS,
     MARKET_TOKENS_VIEW,
@@ -61,6 +62,11 @@ MIGRATIONS: tuple[Migration, ...] = (
                 for view in (DAILY_VOLUME, MARKET_SUMMARY)
             ),
         ),
+    ),
+    Migration(
+        4,
+        "markets show when Gamma listed them last",
+        (f"ALTER TABLE {{database}}.markets ADD COLUMN IF NOT EXISTS {LAST_SEEN_AT.ddl()} AFTER updated_at",),
     ),
 )
 

@@ -72,6 +72,33 @@ def json_object(text: bytes) -> dict[str, Any]:
     return value
 
 
+def lenient_object(text: bytes) -> dict[str, Any]:
+    """A record's fields where JSON's rules are broken inside one of them: NaN, a control character, a lone surrogate.
+
+    Numbers are as in `json_value`, NaN and its like text, and text that can't be written as UTF-8 is UNREADABLE.
+    """
+    try:
+        value = _lenient.decode(text.decode())
+    except (ValueError, RecursionError):
+        raise invalid("record", "JSON", text) from None
+    if not isinstance(value, dict):
+        raise invalid("record", "a JSON object", text)
+    return {name: _readable(each) for name, each in value.items()}
+
+
+UNREADABLE = b""  # nothing that JSON holds, so that every reader of a field refuses it
+_lenient = json.JSONDecoder(strict=False, parse_float=Decimal, parse_constant=str)
+
+
+def _readable(value: Any) -> Any:
+    """The value; UNREADABLE where some of it can't be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return UNREADABLE
+    return value
+
+
 def json_list(value: object, field: str) -> list[Any]:
     """A list that may be written as JSON inside a string, as Gamma does; [] when absent."""
     found = json_value(value, field) if isinstance(value, str) and value.strip() else value

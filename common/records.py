@@ -80,6 +80,9 @@ class Market(msgspec.Struct, frozen=True, omit_defaults=True):
     start_date: datetime | None = None
     end_date: datetime | None = None
     closed_time: datetime | None = None
+    last_seen_at: datetime | None = (
+        None  # UTC: when Gamma listed it last, as far as published; entries of before lack it
+    )
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):

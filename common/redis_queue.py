@@ -66,6 +66,7 @@ class Offer(NamedTuple):
     timestamp: int = 0  # fills: event time, Unix seconds, or the block's number; 0 where a faulty record tells none
     version: str = ""  # markets: fingerprint of the content
     fault: str = ""  # why it can't be a record; sends it to the dead letters
+    unreadable: str = ""  # markets: names of the fields left out since they can't be read, separated by spaces
 
 
 class Pushed(NamedTuple):
@@ -309,14 +310,31 @@ class RedisQueue:
             raise CursorLost(f"Redis has forgotten that {source} was published up to {after}")
         return pushed
 
-    def push_changed(self, stream: str, offers: Sequence[Offer], *, source: str, state: Mapping[str, str]) -> Pushed:
-        """A page of markets: those whose version is not the remembered one go out, and the sweep's state is written."""
-        keys = [stream, self.keys.dead_letters(stream), *(self.keys.state(name) for name in state)]
+    def push_changed(
+        self,
+        stream: str,
+        offers: Sequence[Offer],
+        *,
+        source: str,
+        state: Mapping[str, str],
+        expected: tuple[str, str] | None = None,
+    ) -> Pushed:
+        """A page of markets: those whose version is not the remembered one go out, and the sweep's state is written.
+
+        `expected`: the name of a state and what it has to be, "" for none. Where it is anything else, nothing happens
+        and CursorLost is raised: Redis has lost data, or was made to forget it.
+        """
+        name, value = expected or ("", "")
+        keys = [stream, self.keys.dead_letters(stream), self.keys.unreadable(source), self.keys.state(name)]
+        keys += (self.keys.state(name) for name in state)
         keys += (self._versions_key(source, offer.identity) for offer in offers)
-        arguments: list[Any] = [source, utc_now(), len(state), *state.values()]
+        arguments: list[Any] = [source, utc_now(), name, value, len(state), *state.values()]
         for offer in offers:
-            arguments += (offer.identity, offer.version, offer.data, offer.fault)
-        return Pushed(*self.script("publish_changed", keys, arguments))
+            arguments += (offer.identity, offer.version, offer.data, offer.fault, offer.unreadable)
+        pushed = Pushed(*self.script("publish_changed", keys, arguments))
+        if pushed.added < 0:
+            raise CursorLost(f"state:{name} in Redis is not what was written last")
+        return pushed
 
     def cursor_keys(self, source: str) -> tuple[str, str]:
         """The two keys of a source's cursor: its time and its id."""

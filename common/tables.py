@@ -101,6 +101,12 @@ _BLOCK = Column("block_number", "Nullable(UInt64)", "Polygon block; the V1 subgr
 _LOG_INDEX = Column("log_index", "Nullable(UInt32)", "place in the block; the V1 subgraph omits it", "ZSTD(1)")
 _TIMESTAMP = Column("timestamp", "DateTime('UTC')", "block time", _TIME)
 
+LAST_SEEN_AT = Column(
+    "last_seen_at",
+    "Nullable(DateTime('UTC'))",
+    "when Gamma listed it last; of an open market at least every 6 hours, so one older than 7 hours is listed no more",
+)
+
 MARKETS = Table(
     name="markets",
     comment="Markets as Gamma lists them; one row a market after merging, use FINAL",
@@ -128,6 +134,7 @@ MARKETS = Table(
         Column("end_date", "Nullable(DateTime('UTC'))", "planned end"),
         Column("closed_time", "Nullable(DateTime('UTC'))", "closed"),
         Column("updated_at", "DateTime64(6, 'UTC')", "Gamma's updatedAt: the newest version wins"),
+        LAST_SEEN_AT,
         _INGESTED,
     ),
     engine="ReplacingMergeTree(updated_at)",

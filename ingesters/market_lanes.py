@@ -4,31 +4,35 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from common.errors import PipelineError
+from common.errors import Unavailable
 from common.records import Market
 from ingesters.gamma import MOST_IDS, Gamma, Listing, Page, Record
 from ingesters.market_parser import identity_of
-from ingesters.market_sweep import Place, Progress, Span
-from ingesters.readers import Readers
+from ingesters.market_sweep import Place, Progress, Refusals, Span
+from ingesters.readers import Read, Readers
 
 AHEAD = 2  # requests a reader that the descent asks ahead, so that one slow answer does not stop the others
 FILLING = 0.8  # of a page: how full the descent aims for; a full one may be cut off, and is asked for again in parts
 
 
-class IdsIgnored(PipelineError):
-    """The listing answers others than the markets that were asked for. Go on without asking by id."""
+class NoneClosed(Unavailable):
+    """Gamma lists no closed market, from whose id a descent could begin."""
 
 
 class ListLane:
     """One list from its beginning to its end, a page at a time."""
 
-    def __init__(self, open_listing: Callable[[Gamma], Listing], place: Place, *, closed: bool) -> None:
+    def __init__(
+        self, open_listing: Callable[[Gamma], Listing], place: Place, refusals: Refusals, *, closed: bool
+    ) -> None:
         self.place = place
         self.closed = closed
         self.highest = 0  # id of all that was read since the start
         self.is_ascending = True  # whether the pages came in the order of ids
         self._open_listing = open_listing
+        self._refusals = refusals
         self._progress = Progress()
+        self._asked = place  # from where the page was asked for
         self._page: Future[Page] | None = None
 
     def awaited(self) -> list[Future[Page]]:
@@ -36,18 +40,40 @@ class ListLane:
 
     def ask(self, readers: Readers, spare: int) -> bool:
         """Whether there was one more page to ask for."""
-        if self._page is not None or self.place.is_done:
+        if self._page is not None or (read := self.next_request()) is None:
             return False
-        self._page = readers.submit(self._read, spare)
+        self._page = readers.submit(read, spare)
         return True
 
-    def take(self) -> Page:
+    def next_request(self) -> Read | None:
+        """The next page; None at the end, and while Gamma refuses it."""
+        if self.place.is_done or self._refusals.is_on:
+            return None
+        self._asked = self._refusals.place(self.place)
+        return self._read
+
+    def result(self) -> Page:
         """The page that was awaited. Raises what went wrong with it; the same is asked for again then."""
         page, self._page = self._page, None
         assert page is not None  # it is ready
-        found = page.result()
-        self._progress.check(self.place.after, found)
-        return found
+        return page.result()
+
+    def check(self, page: Page) -> bool:
+        """Take a page in; whether the list has started over with it. Raises Unavailable where it leads nowhere."""
+        is_over = self._refusals.passed(self._asked, self.place)
+        if is_over:
+            self.place = Place()
+            self._progress = Progress()
+        self._progress.check(self.place.after, page)
+        return is_over
+
+    def refused(self, reason: str) -> None:
+        """Gamma refuses the page that was asked for."""
+        self._refusals.refused(self._asked, self.place, reason)
+
+    def describe(self) -> str:
+        """Why the list stands still; empty while it does not."""
+        return self._refusals.describe()
 
     def move(self, page: Page, markets: Sequence[Market]) -> None:
         """The page has been published."""
@@ -62,12 +88,8 @@ class ListLane:
         self.place = Place(is_done=True)
         self._page = None
 
-    def start_over(self) -> None:
-        self.place = Place()
-        self._progress = Progress()
-
     def _read(self, gamma: Gamma) -> Page:
-        return self._open_listing(gamma).page(self.place.after, closed=self.closed)
+        return self._open_listing(gamma).page(self._asked.after, closed=self.closed)
 
 
 class Block:
@@ -130,7 +152,7 @@ class Descent:
     def take(self) -> Page | None:
         """The page that was awaited; None when it only told what to ask for next.
 
-        Raises what went wrong with it, the same is asked for again then; Rejected and IdsIgnored: give the descent up.
+        Raises what went wrong with it; the same is asked for again then.
         """
         if self.span is None:
             self._take_top()
@@ -139,7 +161,6 @@ class Descent:
         page, block.page = block.page, None
         assert page is not None  # it is ready
         found = page.result()
-        self._check(block, found)
         if self._may_be_cut(block, found):
             self._blocks.popleft()
             self._blocks.extendleft(reversed(block.parts(self._page_size)))
@@ -174,19 +195,13 @@ class Descent:
         assert page is not None  # it is ready
         ids = [int(identity) for identity in page.result().identities if identity.isdecimal()]
         if not ids:
-            raise IdsIgnored("Gamma tells no newest closed market")
+            raise NoneClosed("Gamma lists no closed market")
         self._next = max(ids)
         self.span = Span(self._next + 1, self._next)
-
-    def _check(self, block: Block, page: Page) -> None:
-        asked = {str(number) for number in range(block.first, block.last + 1)}
-        if len(page.identities - asked) > len(page.identities) // 2:
-            raise IdsIgnored("Gamma answers other markets than those asked for by id")
 
     def _may_be_cut(self, block: Block, page: Page) -> bool:
         return len(page.records) >= self._page_size < block.last - block.first + 1
 
 
 def _newest_closed(gamma: Gamma) -> Page:
-    raws = gamma.offset(1, 0, closed=True)
-    return Page([], frozenset(map(identity_of, raws)), None)
+    return gamma.newest(1, closed=True)

@@ -1,16 +1,22 @@
 """The state of a sweep through all markets: where it is, whether it advances, what it has seen. No requests here."""
 
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from common.errors import Unavailable
+from common.fallback import Fallback
 from common.records import Market
 from ingesters.gamma import Page
 
 STUCK_RETRY_S = 30.0  # a listing that goes round in circles does not mend in a second
+REFUSALS = 4  # of one cursor, over some three minutes, until it is in doubt
+REFUSED_RETRY_S = 60.0  # at most, until a list that is refused is asked for again
 SETTLING_S = 24 * 3600.0  # a closed market may wait that long for its resolution before we stop asking
 MOST_SETTLING = 20_000  # and so many markets at most
+
+CURSOR = "polymarket_cursor"  # name of the state that tells where the sweep is
 
 _CURSOR = re.compile(
     r"listing=(?P<listing>\S+) sweep=(?P<number>\d{1,9})"
@@ -67,17 +73,18 @@ class Round(NamedTuple):
         """Whether not every market has been read yet."""
         return self.number == 1 and not self.is_done
 
-    def state(self) -> dict[str, str]:
-        """What is kept in Redis, for a restart and for a person. It tells what is left, and the end."""
+    def cursor(self) -> str:
+        """For a restart and for a person. It tells what is left, and the end."""
         where = "" if self.open.is_done else self.open.text(closed=False)
         if self.open.is_done or self.closed.has_begun:
             where += self.closed.text(closed=True)
         if self.span is not None and not self.closed.is_done:
             where += f" ids={self.span.floor}-{self.span.top}"
-        return {
-            "polymarket_offset": str(self.read),
-            "polymarket_cursor": f"listing={self.listing} sweep={self.number}{where}",
-        }
+        return f"listing={self.listing} sweep={self.number}{where}"
+
+    def state(self) -> dict[str, str]:
+        """What is kept in Redis."""
+        return {"polymarket_offset": str(self.read), CURSOR: self.cursor()}
 
     def following(self) -> "Round":
         return Round(self.listing, self.number + 1, open=Place(is_done=True))
@@ -89,6 +96,13 @@ class Round(NamedTuple):
         """After so many more markets of one list."""
         moved = self._replace(closed=place) if closed else self._replace(open=place)
         return moved._replace(read=self.read + read)
+
+
+class Restored(NamedTuple):
+    """What a sweep goes on from."""
+
+    cursor: str  # as it stands in Redis; "" where there is none
+    place: Round
 
 
 def restored(listing: str, cursor: str | None, read: str | None) -> Round:
@@ -128,6 +142,47 @@ class Progress:
 
 def _stuck(why: str) -> Unavailable:
     return Unavailable(f"Gamma's listing does not advance: {why}", retry_after_s=STUCK_RETRY_S)
+
+
+class Refusals:
+    """A page that Gamma refuses: asked for again after a while, like any other failure.
+
+    Where a filter in front of Gamma has a bad moment, the cursor is still good. Only after some minutes is the first
+    page asked for in place of it; where that passes, it was the cursor, and the list starts over.
+    """
+
+    def __init__(self, what: str, log: logging.Logger, clock: Callable[[], float]) -> None:
+        """`what`: which list stands still."""
+        self._what = what
+        self._log = log
+        self._fallback = Fallback(f"{what} stand still", log, clock, longest_s=REFUSED_RETRY_S)
+        self._count = 0  # of this cursor, in a row
+
+    @property
+    def is_on(self) -> bool:
+        """Whether to wait before the list is asked for again."""
+        return self._fallback.is_on
+
+    def place(self, place: Place) -> Place:
+        """From where to ask: the place itself, or the beginning where that is to be tried."""
+        return Place() if self._count >= REFUSALS else place
+
+    def refused(self, asked: Place, place: Place, reason: str) -> None:
+        """The page from `asked` was refused; `place` is where the list is."""
+        self._count = self._count + 1 if asked == place else 0  # the first page is refused as well: not the cursor
+        self._fallback.begin(reason)
+
+    def passed(self, asked: Place, place: Place) -> bool:
+        """The page from `asked` has come; whether the list starts over with it."""
+        self._count = 0
+        self._fallback.end()
+        if asked == place:
+            return False
+        self._log.warning("%s start over: their cursor is refused, the first page is not", self._what)
+        return True
+
+    def describe(self) -> str:
+        return self._fallback.describe()
 
 
 class Watch:

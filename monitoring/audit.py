@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple, TypeVar
 
+import msgspec
+
 from common import parsing
 from common.clickhouse import ClickHouse
 from common.config import Settings, load_settings
@@ -40,6 +42,7 @@ from monitoring.audit_report import Audit, as_json, as_text, problems
 from monitoring.coverage import SHORTEST_GAP_S, Minute, find_gaps
 from monitoring.reading import Reading, Server, absent, known_or
 from monitoring.unread import Unread, read_unread, without_unread
+from monitoring.unreadable import read_unreadable
 
 ALL_RIGHT, WRONG, WRONG_COMMAND = 0, 1, 2
 SETTLE_S = 120.0  # a fill and its trade are written within seconds of one another, even with a backlog
@@ -128,6 +131,12 @@ def unread_of(settings: Settings) -> Reading[list[Unread]]:
         return read_unread(queue, settings, time.time())
 
 
+def unreadable_of(settings: Settings) -> Reading[dict[str, int]]:
+    """Fields that markets were stored without, as Redis knows it."""
+    with closing(RedisQueue(settings)) as queue:
+        return read_unreadable(queue, Server(lambda: queue.call("PING")))
+
+
 def last_block(settings: Settings) -> Reading[str]:
     """How far polygon_ingester says that it has read; unknown with the reason when Redis is away."""
     with closing(RedisQueue(settings)) as queue:
@@ -210,7 +219,8 @@ def show_progress(days: Sequence[Span], what: str) -> Iterator[Span]:
 def run(settings: Settings, question: Question) -> Audit:
     """Audit the database of the settings. Raises Unavailable and ConfigError."""
     with closing(ClickHouse(settings)) as clickhouse:
-        return audit(clickhouse, question, lambda: last_block(settings), show_progress, lambda: unread_of(settings))
+        found = audit(clickhouse, question, lambda: last_block(settings), show_progress, lambda: unread_of(settings))
+    return msgspec.structs.replace(found, unreadable=unreadable_of(settings))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

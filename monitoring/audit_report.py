@@ -10,11 +10,13 @@ from monitoring.audit_reading import DAY_S, Day, Volume
 from monitoring.coverage import Gap
 from monitoring.formatting import GAP as NARROW_SPACE
 from monitoring.formatting import duration, iso, number, utc
-from monitoring.reading import Reading
+from monitoring.reading import Reading, absent
 from monitoring.unread import Unread
+from monitoring.unreadable import in_words
 
 TOLERANCE = Decimal("0.01")  # of the volume; Gamma rounds, and counts what was traded off these exchanges
 DEAD_LETTERS = ".venv/bin/python3 -m processors.dead_letters list --stream order_events"
+REBUILD_MARKETS = ".venv/bin/python3 -m processors.rebuild_markets"
 HEADINGS = (
     *("day", "source", "fills", "distinct", "trades", "distinct", "doubled"),
     *("no trade", "no fill", "no market", "on the way", "odd price", "volume"),
@@ -34,6 +36,7 @@ class Audit(msgspec.Struct, frozen=True):
     volume: Volume
     polygon_last_block: Reading[str]  # everything up to it has been read, the ingester says
     unread: Reading[list[Unread]]  # what is still to come; `gaps` excludes it
+    unreadable: Reading[dict[str, int]] = absent("not asked")  # fields that markets were stored without
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -66,7 +69,7 @@ def _missing(days: Sequence[Day]) -> Iterator[Problem]:
     counts = [day.trades_without_market for day in days]
     if sum(counts):
         text = f"{_count(sum(counts), 'trade')} whose market is not in markets: {_on(days, counts)}"
-        yield Problem(text, "polymarket_ingester lists every market in its next sweep")
+        yield Problem(text, REBUILD_MARKETS)
 
 
 def _orphans(audit: Audit) -> Iterator[Problem]:
@@ -169,6 +172,8 @@ def notes(audit: Audit) -> Iterator[str]:
     if audit.volume.markets:
         yield _volume_note(audit.volume)
     yield from _block_note(audit)
+    if audit.unreadable.value:
+        yield f"fields that can't be read, and how many markets were stored without: {in_words(audit.unreadable.value)}"
 
 
 def _unread_notes(audit: Audit) -> Iterator[str]:
@@ -245,6 +250,7 @@ def as_json(audit: Audit) -> str:
         },
         "polygon_last_block": audit.polygon_last_block,
         "unread": audit.unread,
+        "unreadable": audit.unreadable,
         "problems": wrong,
         "notes": list(notes(audit)),
     }

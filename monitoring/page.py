@@ -12,6 +12,7 @@ from monitoring.reading import Reading, absent, known_or
 from monitoring.snapshot import Snapshot, backlog
 from monitoring.sparkline import sparkline
 from monitoring.stages import number
+from monitoring.unreadable import in_words
 
 HERE = Path(__file__).parent
 TITLE = "Polymarket pipeline"
@@ -147,6 +148,7 @@ def _make_environment() -> Environment:
     environment.globals["source_tones"] = SOURCE_TONES
     environment.globals["no_disk"] = lambda _: "unlimited"  # object storage
     environment.globals["none_noted"] = lambda _: "none noted"
+    environment.globals["fields"] = lambda counts: in_words(counts) or "none"
     environment.globals["fmt"] = formatting  # for the values of readings: reading.map(fmt.number)
     return environment
 

@@ -19,6 +19,7 @@ from monitoring.sources import Source, read_sources
 from monitoring.stages import COMPONENTS, Stage, read_stage
 from monitoring.streams import DeadLetters, Stream, expected_groups, read_dead_letters, read_stream
 from monitoring.tables import Stored, TableState, read_stored, read_tables
+from monitoring.unreadable import read_unreadable
 from monitoring.watermarks import WATERMARKS, Watermark, read_watermark
 
 
@@ -45,6 +46,7 @@ class Status(msgspec.Struct, frozen=True):
     tables: list[TableState]
     latency: Latency
     dead_letters: list[DeadLetters]
+    unreadable: Reading[dict[str, int]]  # optional fields of markets to how many were stored without them
     lost_entries: Reading[int]  # gone from Redis before every group had them
     redis_state: RedisState
     disks: Reading[list[Disk]]  # of ClickHouse
@@ -84,6 +86,7 @@ def collect(
         streams=[read_stream(queue, redis, stream, expected, now) for stream, expected in groups.items()],
         dead_letters=[read_dead_letters(queue, redis, stream) for stream in groups],
         watermarks=[read_watermark(queue, redis, name) for name in WATERMARKS],
+        unreadable=read_unreadable(queue, redis),
         lost_entries=redis.read(queue.lost_entries),
         redis_state=read_redis(queue, redis),
         disks=read_disks(clickhouse, database),

@@ -1,5 +1,6 @@
 """Faults to order: which request goes wrong, how, and how often."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
@@ -9,10 +10,10 @@ from simulator.fills import Fill
 
 # How a whole answer goes wrong, and how the rows of a good one do.
 _HTTP_KINDS = frozenset({"http_429", "http_500", "timeout", "truncated_json", "garbage"})
-ANSWER_KINDS = _HTTP_KINDS | {"graphql_errors", "rpc_errors"}
+ANSWER_KINDS = _HTTP_KINDS | {"http_403", "graphql_errors", "rpc_errors"}
 ROW_KINDS = ("short_page", "duplicate_rows", "malformed_record")
 KINDS = {
-    "gamma": _HTTP_KINDS | frozenset(ROW_KINDS),
+    "gamma": _HTTP_KINDS | frozenset(ROW_KINDS) | {"http_403", "markets_gone"},
     "goldsky": _HTTP_KINDS | frozenset(ROW_KINDS) | {"graphql_errors", "late_rows"},
     # No short page: a node that leaves logs out says so nowhere.
     "polygon": _HTTP_KINDS | {"rpc_errors", "duplicate_rows", "malformed_record", "removed_logs"},
@@ -35,6 +36,7 @@ class Fault:
     retry_after_s: float | None
     seconds: float | None
     since: float
+    token: str = ""  # of Gamma: only look-ups that name this token go wrong
     fired: int = 0
 
     def is_over(self, now: float) -> bool:
@@ -74,9 +76,11 @@ class FaultBook:
         `count`: the next so many answers (late_rows: the next so many blocks). `probability`: each answer with this
         chance (late_rows: this share of the rows). `seconds`: how long the order stands; for timeout the length of
         the silence (30), for late_rows the time for which a row stays away (10). `retry_after_s`: sent with http_429.
-        With none of these, the next answer (late_rows: one row in five until the orders are cleared).
+        `token`: only look-ups at Gamma that name this outcome token.
+        With none of these, the next answer (late_rows: one row in five until the orders are cleared). markets_gone
+        and an order for a token stand until they are cleared.
         """
-        unknown = set(order) - {"target", "kind", "count", "probability", "retry_after_s", "seconds"}
+        unknown = set(order) - {"target", "kind", "count", "probability", "retry_after_s", "seconds", "token"}
         if unknown:
             raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
         target, kind = order.get("target"), order.get("kind")
@@ -92,6 +96,7 @@ class FaultBook:
             retry_after_s=_optional(order, "retry_after_s"),
             seconds=_optional(order, "seconds"),
             since=now,
+            token=_token(order),
         )
         self._faults.append(fault)
         return fault
@@ -102,10 +107,13 @@ class FaultBook:
     def listing(self, now: float) -> list[dict[str, Any]]:
         return [asdict(fault) for fault in self._standing(now)]
 
-    def take(self, target: str, kinds: frozenset[str] | set[str], now: float) -> Fault | None:
-        """The first order of these kinds that hits this answer; taking it counts."""
+    def take(
+        self, target: str, kinds: frozenset[str] | set[str], now: float, tokens: Collection[str] = ()
+    ) -> Fault | None:
+        """The first order of these kinds that hits this answer, to a request for these tokens; taking it counts."""
         for fault in self._standing(now):
-            if fault.target == target and fault.kind in kinds and self._rng.random() < fault.probability:
+            is_meant = fault.target == target and fault.kind in kinds and (not fault.token or fault.token in tokens)
+            if is_meant and self._rng.random() < fault.probability:
                 fault.fired += 1
                 return fault
         return None
@@ -209,7 +217,8 @@ def _neighbour_id(identity: str, number: int) -> str:
 def _count(order: dict[str, Any], kind: str) -> int | None:
     value = order.get("count")
     if value is None:
-        is_open = "probability" in order or ("seconds" in order and kind != "timeout")
+        lasts = kind == "markets_gone" or "token" in order
+        is_open = lasts or "probability" in order or ("seconds" in order and kind != "timeout")
         return None if kind == "late_rows" or is_open else 1
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"count: expected a positive integer, got {value!r}")
@@ -221,6 +230,13 @@ def _number(order: dict[str, Any], name: str, most: float, default: float) -> fl
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
         raise ValueError(f"{name}: expected a number from 0 to {most}, got {value!r}")
     return float(value)
+
+
+def _token(order: dict[str, Any]) -> str:
+    token = order.get("token", "")
+    if not isinstance(token, str) or (token and order["target"] != "gamma"):
+        raise ValueError(f"token: expected one of Gamma's as text, got {token!r}")
+    return token
 
 
 def _optional(order: dict[str, Any], name: str) -> float | None:

@@ -3,7 +3,8 @@
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -49,6 +50,8 @@ class Gamma:
 
     def page(self, noun: str, params: QueryParams) -> Answer:
         """An offset page, a bare array. `noun` is "markets" or "events"."""
+        if noun == "markets" and self._faults.take("gamma", {"markets_gone"}, self._world.now()):
+            raise Refusal(410, "this endpoint is gone, use /markets/keyset")
         offset, limit = _whole(params, "offset", 0), _limit(params)
         if offset > _MOST_OFFSET:
             raise Refusal(422, f"offset too large, use /{noun}/keyset for deeper pagination")
@@ -56,14 +59,18 @@ class Gamma:
         return self._answer(noun, list(islice(subjects, offset, offset + limit)), params)
 
     def keyset(self, noun: str, params: QueryParams) -> Answer:
-        """A keyset page by ascending id. Only `after_cursor` moves on; the end is the answer without `next_cursor`."""
+        """A keyset page by ascending id, or by descending id where that is asked for.
+
+        Only `after_cursor` moves on; the end is the answer without `next_cursor`. It takes the filters of offset pages.
+        """
         if "offset" in params:
             raise Refusal(422, "offset is not supported, use after_cursor")
         limit, after = _limit(params), _cursor(params)
         subjects = self._subjects(noun, params)
-        start = subjects.after(after)
-        before = self._repeated(subjects, start, after) if limit > 1 else []
-        following = list(islice(subjects.among(range(start, len(subjects))), limit - len(before) + 1))
+        is_descending = params.get("order") == "id" and not _truth(params, "ascending", default=True)
+        before = [] if is_descending else self._repeated(subjects, subjects.after(after), after, limit)
+        places = _beyond(subjects, after, is_descending=is_descending)
+        following = list(islice(subjects.among(places), limit - len(before) + 1))
         chosen = [*before, *following][:limit]
         answer = self._answer(noun, chosen, params)
         body: Item = {noun: answer.body}
@@ -71,9 +78,9 @@ class Gamma:
             body["next_cursor"] = _encoded(chosen[-1].id)
         return Answer(body, answer.market_ids)
 
-    def _repeated(self, subjects: Subjects, start: int, after: int) -> list[Subject]:
+    def _repeated(self, subjects: Subjects, start: int, after: int, limit: int) -> list[Subject]:
         """Items move between pages on the live API; now and then a page begins with the last item of the one before."""
-        if after == 0 or mix(self._world.settings.seed, after) % 4:
+        if limit == 1 or after == 0 or mix(self._world.settings.seed, after) % 4:
             return []
         return list(islice(subjects.among(range(start - 1, -1, -1)), 1))
 
@@ -131,6 +138,14 @@ class Gamma:
         if noun == "markets":
             return self._listing.market(subject.markets[0], now, with_tags=with_tags)
         return self._listing.event(subject.markets[0].event, list(subject.markets), now)
+
+
+def _beyond(subjects: Subjects, after: int, *, is_descending: bool) -> Sequence[int]:
+    """The places that follow a cursor, in the order that was asked for."""
+    places = subjects.candidates()
+    if not is_descending:
+        return places[bisect_left(places, subjects.after(after)) :]
+    return (places[: bisect_left(places, subjects.after(after - 1))] if after else places)[::-1]
 
 
 def _whole(params: QueryParams, name: str, default: int) -> int:

@@ -12,6 +12,7 @@ from simulator.fills import Fill
 from simulator.gamma import Answer, Refusal, windows_of
 from simulator.selection import Edition
 from simulator.service import Prepared, Service, as_json
+from simulator.subjects import TOKEN_FILTERS
 
 _MOST_URL_BYTES = 8192
 _CACHED = {"cache-control": "public, max-age=300"}
@@ -31,7 +32,9 @@ def gamma_router(service: Service) -> APIRouter:
         if len(request.url.path) + len(request.url.query) + 1 > _MOST_URL_BYTES:
             return Response(b"URI Too Long", 414)
         path = request.url.path.removeprefix("/gamma")
-        return await service.respond("gamma", windows_of(path), partial(_gamma_response, service, path, make, headers))
+        tokens = [token for name in TOKEN_FILTERS for token in request.query_params.getlist(name)]
+        prepare = partial(_gamma_response, service, path, make, headers)
+        return await service.respond("gamma", windows_of(path), prepare, tokens)
 
     @router.get("/{noun}/keyset")
     async def keyset(noun: str, request: Request) -> Response:

@@ -1,7 +1,7 @@
 """What the routes share: the world, its faults and limits, the record of what was served, and how answers go wrong."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,6 +17,11 @@ from simulator.world import World
 GOLDSKY_LIMIT = 50
 POLYGON_LIMIT = 400
 _GARBAGE = b"<html><head><title>502 Bad Gateway</title></head><body>upstream \xff\xfe gone</body></html>"
+# Kinds that something in front of the source answers: body, status, headers.
+_PAGES_OF_OTHERS = {
+    "garbage": (_GARBAGE, 200, {"content-type": "application/json"}),
+    "http_403": (b"<html><title>Just a moment...</title></html>", 403, {"content-type": "text/html"}),
+}
 
 
 class Served:
@@ -62,13 +67,18 @@ class Service:
         }
         self.requests = dict.fromkeys(self._limiters, 0)
 
-    async def respond(self, target: str, windows: tuple[str, ...], make: Callable[[], Prepared]) -> Response:
-        """The answer that `make` gives, unless a rate limit or an ordered fault is in its way."""
+    async def respond(
+        self, target: str, windows: tuple[str, ...], make: Callable[[], Prepared], tokens: Collection[str] = ()
+    ) -> Response:
+        """The answer that `make` gives, unless a rate limit or an ordered fault is in its way.
+
+        `tokens`: outcome tokens that the request names.
+        """
         self.requests[target] += 1
         await asyncio.sleep(self.answer_delay_s)
         if refusal := self._over_limit(target, windows):
             return refusal
-        fault = self.faults.take(target, ANSWER_KINDS, self.world.now())
+        fault = self.faults.take(target, ANSWER_KINDS, self.world.now(), tokens)
         if fault is not None and fault.kind != "truncated_json":
             return await _wrong(fault)
         prepared = make()
@@ -103,8 +113,8 @@ async def _wrong(fault: Fault) -> Response:
         return as_json({"errors": [{"message": "statement timeout"}]})
     if fault.kind == "rpc_errors":
         return as_json({"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": "internal error"}})
-    if fault.kind == "garbage":
-        return Response(_GARBAGE, 200, media_type="application/json")
+    if fault.kind in _PAGES_OF_OTHERS:
+        return Response(*_PAGES_OF_OTHERS[fault.kind])
     return as_json({"error": "internal server error"}, 500)
 
 

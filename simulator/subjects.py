@@ -14,6 +14,7 @@ from simulator.listing import iso
 from simulator.markets import Market
 from simulator.world import World
 
+TOKEN_FILTERS = ("clob_token_ids", "position_ids")  # of markets of the older protocol, and of the new one
 Test = Callable[[Market], bool]
 
 
@@ -124,7 +125,7 @@ def _wanted(catalogue: Catalogue, params: QueryParams) -> set[int] | None:
         "id": catalogue.place_of_id,
         "slug": catalogue.place_of_slug,
         "condition_ids": catalogue.place_of_condition,
-        "clob_token_ids": catalogue.place_of_token,
+        **dict.fromkeys(TOKEN_FILTERS, catalogue.place_of_token),
     }
     wanted: set[int] | None = None
     for name, find in finders.items():
@@ -139,6 +140,8 @@ def _wanted(catalogue: Catalogue, params: QueryParams) -> set[int] | None:
 def _is(catalogue: Catalogue, place: int, name: str, value: str) -> bool:
     """Whether the market that was found by its code shows this value, too: some lack tokens or condition."""
     market = catalogue[place]
+    if name in TOKEN_FILTERS and (market.oddity == "v2") is not (name == "position_ids"):
+        return False
     shown = {"id": (market.id,), "slug": (market.slug,), "condition_ids": (market.condition_id,)}
     return value in shown.get(name, market.tokens)
 

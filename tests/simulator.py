@@ -144,8 +144,8 @@ class SimulatorServer:
     def truth_malformed(self) -> dict[str, str]:
         return dict(self.get_json("/truth/malformed"))
 
-    def add_fault(self, target: str, kind: str, **details: float) -> None:
-        """Orders a fault: count=, probability=, seconds=, retry_after_s= (see FaultBook.add)."""
+    def add_fault(self, target: str, kind: str, **details: float | str) -> None:
+        """Orders a fault: count=, probability=, seconds=, retry_after_s=, token= (see FaultBook.add)."""
         self._post("/faults", {"target": target, "kind": kind, **details})
 
     def faults(self) -> list[dict[str, Any]]:

@@ -194,6 +194,7 @@ def a_status(
             newest_trade_age_s=either(clickhouse, 6.0),
         ),
         dead_letters=[as_dead_letters(name, either(redis, (len(found[name]), found[name]))) for name in GROUPS],
+        unreadable=either(redis, {"endDate": 3, "volume": 1}),
         lost_entries=either(redis, lost_entries),
         redis_state=as_redis_state(either(redis, REDIS_INFO | dict(redis_info or {})), "redis-cli"),
         disks=either(clickhouse, [DISK] if disks is None else disks),

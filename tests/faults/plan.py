@@ -42,6 +42,7 @@ HOLDING = "holding"  # at a moment when it is inside its hand-over
 SOURCES = ("goldsky", "goldsky", "polygon", "polygon", "gamma")  # those of fills twice as often
 # All that the simulator has, but for late_rows: only new fills can be late, and the subgraph has the old ones.
 SOURCE_FAULTS: dict[str, tuple[dict[str, float], ...]] = {
+    "http_403": ({"count": 3},),
     "http_429": ({"count": 2, "retry_after_s": 1}, {"count": 1}),
     "http_500": ({"count": 3}, {"probability": 0.5, "seconds": 3}),
     "timeout": ({"count": 1, "seconds": 4},),
@@ -52,6 +53,7 @@ SOURCE_FAULTS: dict[str, tuple[dict[str, float], ...]] = {
     "short_page": ({"count": 5}, {"probability": 0.5, "seconds": 5}),
     "duplicate_rows": ({"count": 5}, {"probability": 0.5, "seconds": 5}),
     "malformed_record": ({"count": 3},),
+    "markets_gone": ({"seconds": 20},),
     "removed_logs": ({"count": 5}, {"probability": 0.5, "seconds": 5}),
 }
 EVERY_S = 1.5  # a fault beside the kills every so often

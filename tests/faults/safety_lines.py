@@ -14,6 +14,8 @@ QUEUE_TESTS = "tests/integration/test_redis_queue.py"
 CLICKHOUSE_TESTS = "tests/integration/test_clickhouse.py"
 PROGRESS_TESTS = "tests/integration/test_backfill_progress.py"
 BACKFILL_TESTS = "tests/integration/test_backfill.py"
+GAMMA_TESTS = "tests/integration/test_gamma_failures.py"
+REBUILD_TESTS = "tests/integration/test_rebuild_markets.py"
 ENUMERATED = "tests/faults/test_enumerated_crashes.py"
 ENGINE = "embedded/engine.py"
 ACCESS = "embedded/access/policy.py"
@@ -226,6 +228,55 @@ MUTATIONS = (
         "if redis.call('HGET', KEYS[2], 'frontier') ~= ARGV[2] then return 0 end",
         "",
         PROGRESS_TESTS,
+    ),
+    Mutation(
+        "a sweep goes on from a place that Redis has lost",
+        "common/lua/publish_changed.lua",
+        "if ARGV[3] ~= '' and (redis.call('GET', KEYS[4]) or '') ~= ARGV[4] then return {-1, 0, 0} end",
+        "",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "a rebuild leaves what is remembered of markets",
+        "processors/rebuild_markets.py",
+        "            forget_published(queue)\n",
+        "",
+        REBUILD_TESTS,
+    ),
+    Mutation(
+        "a rebuild leaves the sweep's place",
+        "processors/rebuild_markets.py",
+        ", *(queue.keys.state(name) for name in STATES))",
+        ")",
+        REBUILD_TESTS,
+    ),
+    Mutation(
+        "a rebuild is done while entries are on their way",
+        "processors/rebuild_markets.py",
+        "return self.is_read and self.unwritten == 0",
+        "return self.is_read",
+        REBUILD_TESTS,
+    ),
+    Mutation(
+        "one refusal gives a cursor up",
+        "ingesters/market_sweep.py",
+        "return Place() if self._count >= REFUSALS else place",
+        "return Place() if self._count else place",
+        "tests/unit/test_market_sweep.py",
+    ),
+    Mutation(
+        "a filter that is passed over passes for an answer",
+        "ingesters/gamma.py",
+        "            if sum(map(is_wanted, raws)) < len(raws) / 2:\n",
+        "            if not raws and not wanted:\n",
+        GAMMA_TESTS,
+    ),
+    Mutation(
+        "an unreadable flag resolves a market",
+        "ingesters/market_parser.py",
+        "winning_outcome=winning_outcome(outcomes, exact_prices) if closed else None",
+        "winning_outcome=winning_outcome(outcomes, exact_prices)",
+        "tests/unit/test_market_parser.py",
     ),
     Mutation(
         "backfill does not wait for what is on its way",

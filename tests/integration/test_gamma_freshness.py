@@ -8,6 +8,7 @@ import pytest
 from common.errors import Unavailable
 from ingesters.polymarket_ingester import build
 from tests.integration.ingesting import Asked, Reply, as_json, context_for, run_until, upstream
+from tests.integration.test_polymarket_ingester import run_into
 from tests.servers import RedisServer
 
 
@@ -24,7 +25,7 @@ def test_gamma_without_a_good_answer_is_unreachable_and_one_that_answers_again_i
         context = context_for(redis_server, polymarket_api_url=url)
         stage = build(context, lambda: now[0])
         with pytest.raises(Unavailable):
-            stage.step()
+            run_into(stage)
         report = stage.report()
         assert report["source_state"] == "unreachable"
         assert str(report["source_reason"]).endswith("answers 503")
@@ -47,6 +48,6 @@ def test_gamma_that_hangs_is_cut_off_and_unreachable(redis_server: RedisServer) 
     with upstream(answer) as url:
         stage = build(context_for(redis_server, polymarket_api_url=url, http_read_timeout_s=0.2))
         with pytest.raises(Unavailable, match=r"silent for 0\.2 s"):
-            stage.step()
+            run_into(stage)
         release.set()
         assert stage.report()["source_state"] == "unreachable"

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 from common.errors import Unavailable
+from common.fallback import FIRST_S
 from common.http import HttpSource
 from common.runtime import Context
 from common.state import read_state
 from ingesters.market_jobs import TOKEN_AGAIN_S
+from ingesters.market_sweep import REFUSALS
 from ingesters.polymarket_ingester import PolymarketIngester, build
 from tests.integration.ingesting import Asked, Reply, as_json, context_for, dead_letters, published, run_until, upstream
 from tests.servers import ROOT, RedisServer
-from tests.simulator import SimulatorServer
+from tests.simulator import Clock, SimulatorServer
 from tests.waiting import wait_until
 
 STREAM = "stream:markets"
@@ -130,13 +132,13 @@ def test_a_broken_answer_is_unavailable_and_the_sweep_goes_on_afterwards(
     stage = build(context)
     simulator.add_fault("gamma", kind, count=2, retry_after_s=3)
     failures = sweep(stage)
-    assert len(failures) == 2
+    assert failures
     if kind == "http_429":
-        assert [failure.retry_after_s for failure in failures] == [3, 3]
+        assert {failure.retry_after_s for failure in failures} == {3}
     assert set(ids(context)) >= listed
 
 
-def test_malformed_markets_are_dead_letters_and_the_rest_goes_on(
+def test_only_markets_with_broken_tokens_are_dead_letters_and_the_rest_goes_on(
     redis_server: RedisServer, simulator: SimulatorServer
 ) -> None:
     listed, known = set(simulator.truth_markets()), set(simulator.truth_malformed())
@@ -144,10 +146,12 @@ def test_malformed_markets_are_dead_letters_and_the_rest_goes_on(
     simulator.add_fault("gamma", "malformed_record", count=4)
     stage = build(context)
     assert sweep(stage) == []
-    letters = dead_letters(context, STREAM)
-    assert {json.loads(letter.data)["id"] for letter in letters} == set(simulator.truth_malformed()) - known
-    assert len(letters) == 4
-    assert set(ids(context)) >= listed
+    broken = {number: what for number, what in simulator.truth_malformed().items() if number not in known}
+    without_tokens = {number for number, what in broken.items() if what.startswith("clobTokenIds")}
+    assert {json.loads(letter.data)["id"] for letter in dead_letters(context, STREAM)} == without_tokens
+    assert set(ids(context)) >= listed | (set(broken) - without_tokens)
+    odd = context.queue.read_hash(context.queue.keys.unreadable("polymarket"))
+    assert set(odd) == {what.split()[0] for what in broken.values()} - {"clobTokenIds"}
 
 
 @pytest.mark.parametrize("command", [["ingesters/polymarket_ingester.py"], ["-m", "ingesters.polymarket_ingester"]])
@@ -206,9 +210,7 @@ class Gamma:
         limit, offset = int(params["limit"]), int(params.get("offset", "0"))
         found = self._matching(request.params)
         if request.path == "/markets/keyset":
-            return self._keyset(
-                [market for market in found if int(market["id"]) > int(params.get("after_cursor", "0"))], limit
-            )
+            return self._keyset(_beyond(found, params), limit)
         if offset > 2000:
             return as_json({"type": "validation error", "error": "offset too large"}, status=422)
         if params.get("ascending") == "false":
@@ -224,7 +226,7 @@ class Gamma:
             if number not in self.hidden
             and market["closed"] == closed
             and (wanted_ids is None or market["id"] in wanted_ids)
-            and (not tokens or tokens & set(json.loads(market["clobTokenIds"])))
+            and (not tokens or tokens & set(json.loads(market["clobTokenIds"] or "[]")))
         ]
 
     def _keyset(self, found: list[dict[str, Any]], limit: int) -> Reply:
@@ -235,6 +237,14 @@ class Gamma:
 
     def lookups(self, name: str) -> list[list[str]]:
         return [request.params[name] for request in self.asked if name in request.params]
+
+
+def _beyond(found: list[dict[str, Any]], params: dict[str, str]) -> list[dict[str, Any]]:
+    """What follows a cursor, in the order that is asked for."""
+    if params.get("ascending") == "false":
+        before = int(params.get("after_cursor", "999999"))
+        return [market for market in reversed(found) if int(market["id"]) < before]
+    return [market for market in found if int(market["id"]) > int(params.get("after_cursor", "0"))]
 
 
 def test_a_new_market_arrives_after_the_first_sweep(redis_server: RedisServer) -> None:
@@ -404,21 +414,63 @@ def test_a_cursor_that_stands_still_is_an_error(redis_server: RedisServer) -> No
                 run_into(stage)
 
 
-def test_a_refused_cursor_starts_the_sweep_over(redis_server: RedisServer) -> None:
-    gamma = Gamma(250)
+def cursors(gamma: Gamma, closed: str = "false") -> list[str]:
+    """The cursors that a list was asked for with, in order."""
+    asked = [
+        request.params for request in gamma.asked if request.path.endswith("keyset") and "order" not in request.params
+    ]
+    return [params.get("after_cursor", [""])[0] for params in asked if params["closed"] == [closed]]
+
+
+def test_one_refused_page_is_asked_for_again_and_the_sweep_goes_on_there(redis_server: RedisServer) -> None:
+    gamma, clock = Gamma(350), Clock(1_000_000)
     refused = ["100"]
 
     def answer(request: Asked) -> Reply:
         if request.params.get("after_cursor", [""])[0] in refused:
             refused.clear()
-            return as_json({"error": "invalid after_cursor"}, status=422)
+            gamma.asked.append(request)
+            return as_json({"error": "forbidden"}, status=403)
         return gamma(request)
 
     with upstream(answer) as url:
-        context = context_of(redis_server, url)
-        failures = sweep(build(context))
-        assert len(failures) == 1
+        context = context_of(redis_server, url, **IN_ORDER)
+        stage = build(context, clock)
+        run_until(stage, lambda: stage.report()["degraded"], "the list stands still")
+        assert "the sweep's open markets stand still" in str(stage.report()["degraded"])
+        clock.now += FIRST_S
+        assert sweep(stage) == []
+        assert stage.report()["degraded"] == ""
+        assert cursors(gamma)[:5] == ["", "100", "100", "200", "300"]
+        stage.close()
+
+
+def test_a_cursor_that_is_refused_for_minutes_while_the_first_page_passes_starts_the_sweep_over(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    gamma, clock = Gamma(250), Clock(1_000_000)
+    is_bad = [True]
+
+    def answer(request: Asked) -> Reply:
+        cursor = request.params.get("after_cursor", [""])[0]
+        if cursor == "100" and is_bad[0]:
+            gamma.asked.append(request)
+            return as_json({"error": "invalid after_cursor"}, status=422)
+        is_bad[0] = is_bad[0] and cursors(gamma).count("100") < REFUSALS
+        return gamma(request)
+
+    def later() -> bool:
+        clock.now += 1
+        return is_swept(stage)
+
+    with upstream(answer) as url:
+        context = context_of(redis_server, url, **IN_ORDER)
+        stage = build(context, clock)
+        run_until(stage, later, "every market has been read")
+        assert cursors(gamma)[:7] == ["", *["100"] * REFUSALS, "", "100"]
         assert len(set(ids(context))) == 250
+        stage.close()
+    assert "start over" in caplog.text
 
 
 def test_offset_paging_ends_at_2000_and_says_so_once(
@@ -442,7 +494,7 @@ def test_offset_paging_ends_at_2000_and_says_so_once(
     assert gamma.lookups("id") == []
 
 
-def test_a_page_with_one_market_that_is_no_json_keeps_the_others(redis_server: RedisServer) -> None:
+def test_what_is_no_json_inside_a_market_costs_that_field_alone(redis_server: RedisServer) -> None:
     gamma = Gamma(5)
     gamma.change(3, question="BROKEN")
 
@@ -453,10 +505,10 @@ def test_a_page_with_one_market_that_is_no_json_keeps_the_others(redis_server: R
     with upstream(answer) as url:
         context = context_of(redis_server, url)
         assert sweep(build(context)) == []
-        assert sorted(ids(context)) == ["1", "2", "4", "5"]
-        (letter,) = dead_letters(context, STREAM)
-        assert b'"\\ud83d"' in letter.data
-        assert letter.reason.startswith("record: expected JSON")
+        assert sorted(ids(context)) == ["1", "2", "3", "4", "5"]
+        assert [market["question"] for market in published(context, STREAM) if market["id"] == "3"] == [""]
+        assert dead_letters(context, STREAM) == []
+        assert context.queue.read_hash(context.queue.keys.unreadable("polymarket")) == {"question": "1"}
 
 
 @pytest.mark.parametrize(
@@ -468,7 +520,6 @@ def test_a_page_with_one_market_that_is_no_json_keeps_the_others(redis_server: R
         as_json({"markets": None}),
         as_json({"markets": "x"}),
         as_json({"markets": [], "next_cursor": 5}),
-        Reply(b"gone", 410),
     ],
 )
 def test_a_malformed_page_is_unavailable_and_never_the_end(redis_server: RedisServer, reply: Reply) -> None:
@@ -479,6 +530,17 @@ def test_a_malformed_page_is_unavailable_and_never_the_end(redis_server: RedisSe
             run_into(stage)
         assert not is_swept(stage)
         assert read_state(context.queue, "polymarket_cursor") is None
+
+
+def test_lists_that_are_refused_are_never_read_to_their_end(redis_server: RedisServer) -> None:
+    with upstream(lambda request: Reply(b"gone", 410) if "keyset" in request.path else as_json([])) as url:
+        context = context_of(redis_server, url)
+        stage = build(context)
+        run_until(stage, lambda: "open markets" in str(stage.report()["degraded"]), "the open list stands still")
+        run_until(stage, lambda: "closed markets stand" in str(stage.report()["degraded"]), "the closed one as well")
+        assert not is_swept(stage)
+        assert read_state(context.queue, "polymarket_cursor") is None
+        stage.close()
 
 
 def test_newest_listing_that_is_refused_leaves_the_rest_running(redis_server: RedisServer) -> None:
@@ -493,12 +555,14 @@ def test_newest_listing_that_is_refused_leaves_the_rest_running(redis_server: Re
         assert sweep(stage) == []
         gamma.add(151)
         run_until(stage, lambda: "151" in ids(context), "the refresh finds the new market")
+        assert "new markets come minutes later" in str(stage.report()["degraded"])
 
 
 def test_a_full_stream_makes_the_ingester_wait(redis_server: RedisServer) -> None:
     with upstream(Gamma(250)) as url:
         stage = build(context_of(redis_server, url, stream_backlog_limit=50))
-        assert [stage.step(), stage.step()] == [0, 1]
+        run_until(stage, lambda: len(ids(stage._context)) > 50, "the stream is full")
+        assert stage.step() == 1
         assert stage.report()["detail"] == "waiting: stream is full"
 
 

@@ -13,7 +13,7 @@ from redis import exceptions
 
 from common.config import Settings
 from common.dead_letters import newest_dead_letters
-from common.errors import ConfigError, Unavailable
+from common.errors import ConfigError, CursorLost, Unavailable
 from common.keys import Route
 from common.leases import take_lease
 from common.redis_queue import Entry, Held, Offer, Position, RedisQueue, Result
@@ -223,6 +223,27 @@ class TestPushChanged:
         self.push(queue, stream, Offer("7", b"1", version="aa"), polymarket_offset="100", polymarket_cursor="abc=")
         assert read_state(queue, "polymarket_offset") == "100"
         assert read_state(queue, "polymarket_cursor") == "abc="
+
+    @pytest.mark.parametrize("held", [None, "page 1", "page 3"])
+    def test_nothing_happens_where_the_state_is_not_the_one_that_was_written_last(
+        self, queue: RedisQueue, stream: str, held: str | None
+    ) -> None:
+        if held is not None:
+            queue.call("SET", queue.keys.state("cursor"), held)
+        offer, state = Offer("7", b"1", version="aa"), {"cursor": "page 3"}
+        with pytest.raises(CursorLost, match="state:cursor"):
+            queue.push_changed(stream, [offer], source="markets", state=state, expected=("cursor", "page 2"))
+        assert (read_state(queue, "cursor"), queue.stream_info(stream).length) == (held, 0)
+        pushed = queue.push_changed(stream, [offer], source="markets", state=state, expected=("cursor", held or ""))
+        assert (pushed.added, read_state(queue, "cursor")) == (1, "page 3")
+
+    def test_fields_that_could_not_be_read_are_counted_with_what_is_published(
+        self, queue: RedisQueue, stream: str
+    ) -> None:
+        offers = [Offer("7", b"1", version="aa", unreadable="endDate volume"), Offer("8", b"1", unreadable="volume")]
+        for _ in range(2):
+            queue.push_changed(stream, offers, source="markets", state={})
+        assert queue.read_hash(queue.keys.unreadable("markets")) == {"endDate": "1", "volume": "2"}
 
     def test_a_faulty_market_is_a_dead_letter_once_a_version(self, queue: RedisQueue, stream: str) -> None:
         bad = Offer("fault:12", b"bytes", version="aa", fault="no question")

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
@@ -14,11 +15,13 @@ from common.errors import ConfigError, Unavailable
 from common.migrations import MIGRATIONS, Migration
 from common.records import encode
 from common.redis_queue import RedisQueue
-from common.tables import DEDUPLICATION_WINDOW, ORDER_FILLED, TABLES, VIEWS
+from common.tables import DEDUPLICATION_WINDOW, LAST_SEEN_AT, MARKETS, ORDER_FILLED, TABLES, VIEWS
 from setup_schema import apply_schema, claim_redis, existing_tables, setup
-from tests.builders import Pipeline, make_fill, make_settings, open_pipeline, own_name, settings_for
+from tests.builders import Pipeline, make_fill, make_market, make_settings, open_pipeline, own_name, settings_for
 from tests.servers import ROOT, ClickHouseServer, RedisServer
+from tests.waiting import wait_until
 
+SEEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 NAMES = {declared.name for declared in (*TABLES, *VIEWS)}
 
 
@@ -148,6 +151,26 @@ def test_a_refusal_by_redis_leaves_no_mark_in_clickhouse(bare: Settings) -> None
         with pytest.raises(ConfigError):
             setup(bare.model_copy(update={"pipeline_mode": "demo"}), lambda _: None)
         setup(bare, lambda _: None)
+
+
+def test_markets_of_before_show_no_time_until_they_are_listed_again(bare: Settings, said: list[str]) -> None:
+    """The table and the entries in the stream of the version before, and a writer's batch that it had fixed."""
+    older = MARKETS._replace(columns=tuple(column for column in MARKETS.columns if column != LAST_SEEN_AT))
+    with open_pipeline(bare) as pipeline:
+        clickhouse = pipeline.clickhouse
+        clickhouse.command(f"CREATE DATABASE {clickhouse.database}")
+        clickhouse.command(older.create(clickhouse.database))
+        clickhouse.batch_insert(older, encode(make_market(1)), "token of before")
+        pipeline.add_markets([2])
+        apply_schema(clickhouse, "live", said.append)
+        assert "migrated  4: markets show when Gamma listed them last" in said
+        clickhouse.batch_insert(MARKETS, encode(make_market(1)), "token of before")
+        pipeline.add(pipeline.markets, encode(make_market(3, last_seen_at=SEEN)))
+        writer = pipeline.writer()
+        wait_until(lambda: writer.step() >= 0 and pipeline.count("markets") == 3, "all are written")
+        writer.close()
+        rows = clickhouse.query(f"SELECT id, last_seen_at FROM {clickhouse.database}.markets ORDER BY id")
+        assert rows == [("1001", None), ("1002", None), ("1003", SEEN.replace(tzinfo=None))]
 
 
 class TestCommand:

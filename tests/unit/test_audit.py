@@ -183,6 +183,17 @@ class TestVerdict:
         assert problem.text == text
         assert problem.remedy
 
+    def test_markets_that_are_missing_come_with_the_command_that_fetches_them(self) -> None:
+        [problem] = problems(an_audit(a_day(trades_without_market=4)))
+        assert problem.remedy == ".venv/bin/python3 -m processors.rebuild_markets"
+
+    def test_fields_that_markets_were_stored_without_are_worth_knowing_and_no_problem(self) -> None:
+        found = an_audit(a_day(), unreadable=known({"endDate": 1200, "volume": 1}))
+        assert problems(found) == []
+        note = "fields that can't be read, and how many markets were stored without: endDate 1\u202f200, volume 1"
+        assert note.replace("\u202f", ",") in as_text(found).replace("\u202f", ",")
+        assert json.loads(as_json(found))["unreadable"]["value"] == {"endDate": 1200, "volume": 1}
+
     def test_a_gap_comes_with_the_range_to_backfill(self) -> None:
         gap = Gap(CHAIN, MIDNIGHT + 60, MIDNIGHT + 2 * HOUR)
         [problem] = problems(an_audit(a_day(), gaps=[gap]))

@@ -198,3 +198,10 @@ def test_rates_and_charts_come_from_the_history() -> None:
         )
         watch.remember(replace(earlier, at=NOW - seconds))
     assert watch.interpret(status).rates["trades.rows"].value == 40.0
+
+
+def test_fields_that_markets_were_stored_without_are_shown_and_degrade_nothing() -> None:
+    snapshot = snapshot_of(a_status())
+    assert "endDate 3, volume 1" in Elements(render_page(snapshot)).text
+    assert snapshot.to_json()["unreadable"]["value"] == {"endDate": 3, "volume": 1}
+    assert snapshot.health.verdict == "ok"

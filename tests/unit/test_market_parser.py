@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from common.errors import InvalidRecord
 from common.parsing import token_id
 from common.records import Market, decode_market, encode
-from ingesters.market_parser import EPOCH, identity_of, offer_market, parse_market, version_of, winning_outcome
+from ingesters.gamma import nested_markets
+from ingesters.market_parser import (
+    EPOCH,
+    SEEN_PERIOD_S,
+    identity_of,
+    offer_market,
+    parse_market,
+    version_of,
+    winning_outcome,
+)
 
 SAMPLES = Path(os.environ.get("SAMPLES", Path(__file__).parents[3] / "shared" / "data"))
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"no samples of real answers in {SAMPLES}")
@@ -112,17 +121,10 @@ def test_any_value_but_the_id_may_be_null(missing: str) -> None:
         ("clobTokenIds", "not json"),
         ("clobTokenIds", f"[{TOKENS[0]}.0]"),
         ("clobTokenIds", '["0", "5"]'),
-        ("outcomes", '["Yes", "No'),
-        ("outcomePrices", '["abc", "1"]'),
-        ("volume", "1e999"),
-        ("createdAt", "yesterday"),
-        ("closed", "maybe"),
-        ("question", 5),
-        ("events", [5]),
-        ("tags", [[]]),
+        ("clobTokenIds", 5),
     ],
 )
-def test_a_broken_field_makes_a_dead_letter_that_names_it(field: str, value: object) -> None:
+def test_a_broken_id_or_token_makes_a_dead_letter_that_names_it(field: str, value: object) -> None:
     raw = json.dumps({name: old for name, old in (FULL | {field: value}).items() if old is not ...}).encode()
     offer, market = offer_market(raw)
     assert market is None
@@ -132,9 +134,111 @@ def test_a_broken_field_makes_a_dead_letter_that_names_it(field: str, value: obj
 
 def test_the_same_fault_again_is_the_same_version_though_the_market_moves_on() -> None:
     first, second = (
-        offer_market(json.dumps(FULL | {"closed": "maybe", "volume": volume}).encode()).offer for volume in "12"
+        offer_market(json.dumps(FULL | {"clobTokenIds": "5", "volume": volume}).encode()).offer for volume in "12"
     )
     assert (first.identity, first.version) == (second.identity, second.version)
+
+
+ODD: dict[str, tuple[str, list[object]]] = {
+    "question": ("question", [5, [], {}]),
+    "slug": ("slug", [5, False]),
+    "conditionId": ("condition_id", [7, ["0x"]]),
+    "outcomes": ("outcomes", ['["Yes", "No', 5, "Yes", [1, 2], {"0": "Yes"}]),
+    "outcomePrices": ("outcome_prices", ['["abc", "1"]', "0.5", '["NaN", "1"]', ["1e999", "0"], 5]),
+    "active": ("active", [1, "maybe", []]),
+    "closed": ("closed", [1, "yes", 0, {}]),
+    "negRisk": ("neg_risk", [1, "yes"]),
+    "volume": ("volume", ["NaN", "1e999", "Infinity", "12,5", [], True]),
+    "liquidity": ("liquidity", ["NaN", "-Infinity", {}]),
+    "negRiskMarketID": ("neg_risk_market_id", [5]),
+    "createdAt": ("created_at", ["yesterday", 5, "2025-13-01", True]),
+    "startDate": ("start_date", ["November 4, 2020", 1604448000, "04.11.2020"]),
+    "endDate": ("end_date", ["November 4, 2020", "2020-11-04T25:00:00Z", []]),
+    "closedTime": ("closed_time", ["November 4, 2020", 5]),
+    "events": ("event_id", [[5], "none", 5, {}]),
+    "tags": ("tags", [[[]], 5, "Weather", [{"label": 5}]]),
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, (_, odd) in ODD.items() for value in odd])
+def test_an_optional_field_that_cannot_be_read_is_absent_and_counted(field: str, value: object) -> None:
+    offer, market = offer_market(json.dumps(FULL | {"volumeNum": None, field: value}).encode())
+    assert market is not None
+    assert (offer.fault, offer.unreadable) == ("", field)
+    assert not getattr(market, ODD[field][0])
+    assert (market.id, market.token_ids) == ("517310", TOKENS)
+
+
+@given(st.data())
+def test_any_odd_fields_together_cost_nothing_but_themselves(data: st.DataObject) -> None:
+    chosen = data.draw(st.sets(st.sampled_from(sorted(ODD)), min_size=1))
+    changes = {field: data.draw(st.sampled_from(ODD[field][1])) for field in sorted(chosen)}
+    offer, market = offer_market(json.dumps(FULL | {"volumeNum": None} | changes).encode())
+    assert market is not None
+    assert set(offer.unreadable.split()) == chosen
+    odd = {ODD[field][0] for field in chosen} | ({"event_slug", "event_title"} if "events" in chosen else set())
+    whole = offer_market(json.dumps(FULL | {"volumeNum": None}).encode()).market
+    for name in set(market.__struct_fields__) - odd - {"winning_outcome"}:
+        assert getattr(market, name) == getattr(whole, name), name
+    assert market.winning_outcome is None
+
+
+def test_an_updated_at_that_cannot_be_read_falls_back_to_created_at() -> None:
+    offer, market = offer_market(json.dumps(FULL | {"updatedAt": "yesterday"}).encode())
+    assert market is not None
+    assert (market.updated_at, offer.unreadable) == (market.created_at, "updatedAt")
+
+
+def test_a_flag_that_cannot_be_read_resolves_no_market() -> None:
+    assert parse(closed=1, outcomePrices='["1", "0"]').winning_outcome is None
+    assert parse(closed=True, outcomes=5, outcomePrices='["1", "0"]').winning_outcome is None
+
+
+@pytest.mark.parametrize("text", ['"\\ud83d"', "NaN", '"\t"', "Infinity", '{"a": NaN}'])
+def test_what_is_no_json_costs_its_own_field_alone(text: str) -> None:
+    raw = json.dumps(FULL | {"endDate": "HERE"}).replace('"HERE"', text).encode()
+    offer, market = offer_market(raw)
+    assert market is not None
+    assert offer.unreadable in {"endDate", ""}
+    assert market.end_date is None
+    assert (market.token_ids, market.question) == (TOKENS, "Will it rain?")
+
+
+def test_one_market_of_an_event_that_is_no_json_costs_none_of_the_others() -> None:
+    markets = [FULL | {"id": str(number), "endDate": "HERE" if number == 2 else None} for number in range(1, 4)]
+    event = json.dumps({"id": 7, "title": "T", "tags": [{"label": "A"}], "markets": markets})
+    records = nested_markets([event.replace('"HERE"', "NaN").encode()])
+    offers = [offer_market(record.raw, record.event) for record in records]
+    assert [(offer.identity, offer.fault, offer.unreadable) for offer, _ in offers] == [
+        ("1", "", ""),
+        ("2", "", "endDate"),
+        ("3", "", ""),
+    ]
+    assert {market.event_title for _, market in offers if market is not None} == {"T"}
+    (record,) = nested_markets([b'{"id": 7, "markets": 5}'])
+    assert record.fault
+
+
+def listed(at: int, **changes: object) -> tuple[str, Market]:
+    """The version and the market as it is listed at a moment."""
+    offer, market = offer_market(json.dumps(FULL | changes).encode(), listed_at=at)
+    assert market is not None
+    return offer.version, market
+
+
+def test_an_open_market_has_another_version_once_in_six_hours_and_a_closed_one_has_not() -> None:
+    hours = range(0, 24 * 3600, 600)
+    assert len({listed(1_800_000_000 + at)[0] for at in hours}) in {4, 5}
+    assert len({listed(1_800_000_000 + at, closed=True)[0] for at in hours}) == 1
+    assert listed(1_800_000_000)[1].last_seen_at == datetime.fromtimestamp(1_800_000_000, UTC)
+
+
+def test_the_periods_of_different_markets_begin_at_different_times() -> None:
+    def changes_at(number: int) -> int:
+        versions = [listed(1_800_000_000 + at, id=str(number))[0] for at in range(0, SEEN_PERIOD_S, 600)]
+        return next((place for place, version in enumerate(versions) if version != versions[0]), 0)
+
+    assert len({changes_at(number) for number in range(517_310, 517_350)}) > 15
 
 
 def test_position_ids_stand_in_for_token_ids() -> None:

@@ -1,5 +1,6 @@
 """Where a sweep through all markets is: what it tells, what it takes up again, and where its two ends meet."""
 
+import logging
 from concurrent.futures import Future
 from typing import cast
 
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 
 from common.errors import Unavailable
 from ingesters.gamma import Gamma, Page, Record
-from ingesters.market_lanes import Descent, IdsIgnored, ListLane
-from ingesters.market_sweep import Place, Round, Span, restored
+from ingesters.market_lanes import Descent, ListLane, NoneClosed
+from ingesters.market_sweep import REFUSALS, Place, Refusals, Round, Span, restored
 from ingesters.readers import Read, Readers
 from tests.builders import make_market
+from tests.simulator import Clock
 
 CLOSED_IDS = range(1000, 2000)
 
@@ -34,9 +36,9 @@ class Desk:
             future.set_exception(error)
         return future
 
-    def offset(self, _limit: int, _offset: int, *, closed: bool) -> list[bytes]:
+    def newest(self, _limit: int, *, closed: bool) -> Page:
         assert closed
-        return [raw(max(self.ids))] if self.ids else []
+        return Page([], frozenset({str(max(self.ids))} if self.ids else ()), None)
 
     def in_range(self, first: int, last: int, *, closed: bool) -> list[bytes]:
         assert closed
@@ -73,7 +75,7 @@ def test_a_descent_reads_every_id_from_the_highest_down(ids: set[int], lowest: i
 
 def test_without_a_newest_closed_market_there_is_no_descent() -> None:
     """An empty answer would otherwise pass for a list that has been read to its end."""
-    with pytest.raises(IdsIgnored, match="no newest closed market"):
+    with pytest.raises(NoneClosed, match="lists no closed market"):
         descend(Descent(None, 100), Desk(set()))
 
 
@@ -91,18 +93,52 @@ def test_a_page_that_may_be_cut_off_is_asked_for_again_in_parts() -> None:
     assert any(last - first >= 300 for first, last in desk.asked)
 
 
-def test_a_listing_that_ignores_ids_ends_the_descent() -> None:
-    class Ignoring(Desk):
-        def in_range(self, first: int, last: int, *, closed: bool) -> list[bytes]:
-            return super().in_range(first - 500, last - 500, closed=closed)
+def refusals_at(clock: Clock) -> Refusals:
+    return Refusals("closed markets", logging.getLogger("refusals"), clock)
 
-    with pytest.raises(IdsIgnored):
-        descend(Descent(None, 100), Ignoring(set(CLOSED_IDS)))
+
+def refused_for(refusals: Refusals, clock: Clock, place: Place, seconds: float) -> list[Place]:
+    """Every request of a list at that place is refused for so long; from where it asked."""
+    asked, until = [], clock.now + seconds
+    while clock.now < until:
+        if not refusals.is_on:
+            asked.append(refusals.place(place))
+            refusals.refused(asked[-1], place, "403")
+        clock.now += 1
+    return asked
+
+
+def test_one_refusal_is_passed_over_like_any_other_failure() -> None:
+    clock, place = Clock(0), Place("abc")
+    refusals = refusals_at(clock)
+    refusals.refused(place, place, "403")
+    paused = refusals.is_on
+    clock.now += 15
+    assert paused > refusals.is_on
+    assert refusals.place(place) == place
+    assert not refusals.passed(place, place)
+    assert refusals.describe() == ""
+
+
+def test_a_cursor_is_given_up_only_once_the_first_page_passes_where_it_does_not() -> None:
+    clock, place = Clock(0), Place("abc")
+    refusals = refusals_at(clock)
+    assert refused_for(refusals, clock, place, 120) == [place] * REFUSALS  # after 0, 15, 45 and 105 s
+    assert refusals.place(place) == Place()
+    assert refusals.passed(Place(), place)
+    assert refusals.place(place) == place
+
+
+def test_where_the_first_page_is_refused_as_well_it_is_not_the_cursor() -> None:
+    clock, place = Clock(0), Place("abc")
+    asked = refused_for(refusals_at(clock), clock, place, 1200)
+    assert asked[: REFUSALS + 2] == [*[place] * REFUSALS, Place(), place]
+    assert len(asked) > 15
 
 
 def lane_at(*pages: list[int]) -> ListLane:
     """A lane of closed markets after these pages."""
-    lane = ListLane(lambda _: pytest.fail("nothing is asked here"), Place(), closed=True)
+    lane = ListLane(lambda _: pytest.fail("nothing is asked here"), Place(), refusals_at(Clock(0)), closed=True)
     for numbers in pages:
         page = Page([Record(raw(number)) for number in numbers], frozenset(map(str, numbers)), str(numbers[-1]))
         lane.move(page, [make_market(number, id=str(number)) for number in numbers])

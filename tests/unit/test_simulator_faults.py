@@ -47,11 +47,20 @@ def hits(made: FaultBook, kind: str, asks: int, now: float = 1) -> int:
         {"target": "goldsky", "kind": "http_429", "probability": 1.5},
         {"target": "goldsky", "kind": "http_429", "seconds": "5"},
         {"target": "goldsky", "kind": "http_429", "amount": 5},
+        {"target": "goldsky", "kind": "http_500", "token": "5"},
+        {"target": "gamma", "kind": "http_500", "token": 5},
     ],
 )
 def test_an_order_that_makes_no_sense_is_refused(order: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         FaultBook().add(order, now=0)
+
+
+def test_an_order_for_a_token_hits_its_look_ups_alone_and_stays() -> None:
+    made = FaultBook(seed=1)
+    made.add({"target": "gamma", "kind": "http_500", "token": "5"}, now=0)
+    asked = [made.take("gamma", {"http_500"}, 1, tokens) for tokens in ((), ("4",), ("4", "5"), ("5",))]
+    assert [fault is not None for fault in asked] == [False, False, True, True]
 
 
 def test_an_order_without_a_number_hits_once() -> None:

@@ -84,6 +84,42 @@ def test_a_repeated_item_never_stops_a_sweep_of_pages_of_one(gamma: Gamma) -> No
     assert max(Counter(item["id"] for found in pages(gamma, limit="1") for item in found).values()) == 1
 
 
+def test_a_keyset_list_by_descending_id_brings_the_newest_first_and_every_market(gamma: Gamma) -> None:
+    found = [int(item["id"]) for page in pages(gamma, order="id", ascending="false", limit="50") for item in page]
+    assert found == sorted({int(item["id"]) for page in pages(gamma) for item in page}, reverse=True)
+
+
+def test_a_keyset_list_takes_filters(gamma: Gamma, markets: list[Item]) -> None:
+    wanted = [item["id"] for item in markets if not item["closed"]][5:200:40]
+    body = gamma.keyset("markets", QueryParams([("id", number) for number in wanted])).body
+    assert [item["id"] for item in body["markets"]] == wanted
+    assert "next_cursor" not in body
+
+
+def test_tokens_of_the_new_protocol_are_found_by_position_ids_alone(
+    world: World, gamma: Gamma, markets: list[Item]
+) -> None:
+    newer, older = odd(world, markets, "v2"), next(item for item in markets if item.get("clobTokenIds"))
+    for item, token, name, other in (
+        (newer, newer["positionIds"][0], "position_ids", "clob_token_ids"),
+        (older, json.loads(older["clobTokenIds"])[0], "clob_token_ids", "position_ids"),
+    ):
+        closed = "true" if item["closed"] else "false"
+        assert [found["id"] for found in page(gamma, **{name: token, "closed": closed})] == [item["id"]]
+        assert page(gamma, **{other: token, "closed": closed}) == []
+
+
+def test_the_older_list_may_be_gone_while_keyset_works(world: World) -> None:
+    faults = FaultBook()
+    gamma = Gamma(world, faults)
+    faults.add({"target": "gamma", "kind": "markets_gone"}, now=0)
+    assert [refusal(gamma, limit="1").status for _ in range(3)] == [410] * 3
+    assert page(gamma, "events", limit="1")
+    assert pages(gamma)[0]
+    faults.clear()
+    assert page(gamma, limit="1")
+
+
 def test_other_names_for_the_cursor_are_ignored(gamma: Gamma) -> None:
     first = gamma.keyset("markets", QueryParams()).body
     for name in ("cursor", "next_cursor"):
