@@ -1,9 +1,12 @@
 """Dead letters: what nobody could process, with its original bytes, beside the stream that it was meant for."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from hashlib import sha256
+from typing import Any, Literal, NamedTuple, cast
 
-from common.redis_queue import RedisQueue
+from common.redis_queue import Offer, RedisQueue
+
+Replayed = Literal["published", "known", "gone", "older"]
 
 
 class DeadLetter(NamedTuple):
@@ -45,6 +48,59 @@ def replay_dead_letters(queue: RedisQueue, stream: str, letters: Sequence[DeadLe
     arguments = [argument for letter in letters for argument in (letter.id, letter.group)]
     moved = queue.script("replay", [queue.keys.dead_letters(stream), stream], arguments) if letters else []
     return [entry_id.decode() for entry_id in moved]
+
+
+class Window(NamedTuple):
+    """What a live ingester of fills still publishes, in the units of its cursor: see publish_new.lua."""
+
+    source: str
+    cursor_key: str
+    width: int
+
+
+class InClickHouse(NamedTuple):
+    """Whether ClickHouse has a fill, and what makes its answer count."""
+
+    has_fill: bool
+    holder: str = ""  # of the lease of the source's backfills: none of them publishes
+    floor: int = -1  # of the source's live ingester, before everything published by then was waited for
+
+
+def replay_fill(
+    queue: RedisQueue,
+    stream: str,
+    letter_id: str,
+    offer: Offer,
+    *,
+    window: Window,
+    older: InClickHouse | None = None,
+    dry_run: bool = False,
+) -> Replayed:
+    """Publish what a source's dead letter has turned out to be; "known": it has been published, and the letter is gone.
+
+    "older": it lies below the floor, where `older` has to tell whether it has been published; ask ClickHouse (again).
+    The offer's `timestamp` is in the units of the source's cursor.
+    """
+    source = window.source
+    keys = [queue.keys.dead_letters(stream), stream, queue.keys.seen(source), window.cursor_key]
+    keys += [queue.keys.state(f"{source}_floor"), queue.keys.lease(f"backfill_{source}")]
+    told = ("", -1, "") if older is None else (older.holder, older.floor, int(older.has_fill))
+    digest = sha256(offer.identity.encode()).digest()
+    arguments = [letter_id, offer.data, digest, offer.timestamp, window.width, int(dry_run), *told]
+    return _replayed(queue.script("replay_fill", keys, arguments))
+
+
+def replay_market(
+    queue: RedisQueue, stream: str, letter_id: str, offer: Offer, *, source: str, fault: str, dry_run: bool = False
+) -> Replayed:
+    """The same for a market. `fault`: the version that is remembered while nothing but the letter was published."""
+    keys = [queue.keys.dead_letters(stream), stream, queue.versions_key(source, offer.identity)]
+    arguments = [letter_id, offer.data, offer.identity, offer.version, fault, int(dry_run)]
+    return _replayed(queue.script("replay_market", keys, arguments))
+
+
+def _replayed(outcome: bytes) -> Replayed:
+    return cast("Replayed", outcome.decode())
 
 
 def discard_dead_letters(queue: RedisQueue, stream: str, ids: Sequence[str]) -> list[str]:

@@ -327,7 +327,7 @@ class RedisQueue:
         name, value = expected or ("", "")
         keys = [stream, self.keys.dead_letters(stream), self.keys.unreadable(source), self.keys.state(name)]
         keys += (self.keys.state(name) for name in state)
-        keys += (self._versions_key(source, offer.identity) for offer in offers)
+        keys += (self.versions_key(source, offer.identity) for offer in offers)
         arguments: list[Any] = [source, utc_now(), name, value, len(state), *state.values()]
         for offer in offers:
             arguments += (offer.identity, offer.version, offer.data, offer.fault, offer.unreadable)
@@ -344,7 +344,8 @@ class RedisQueue:
         """The two keys of a cursor of blocks: the block and its time."""
         return self.keys.state(f"{source}_last_block"), self.keys.state(f"{source}_last_timestamp")
 
-    def _versions_key(self, source: str, identity: str) -> str:
+    def versions_key(self, source: str, identity: str) -> str:
+        """The hash that remembers which version of a market was published."""
         bucket = str(int(identity) // VERSIONS_PER_HASH) if identity.isdecimal() else "other"
         return f"{self.keys.seen(source)}:{bucket}"
 

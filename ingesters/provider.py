@@ -196,7 +196,7 @@ class Provider:
         except ValueError as error:
             raise Unavailable(f"{self.host} answers no list of logs: {parsing.shown(result)}") from error
         for raw in map(bytes, raws):
-            log = _log(raw)
+            log = log_of(raw)
             if log.block is not None and not first <= log.block <= last:
                 raise Unavailable(f"{self.host} answers a log of block {log.block} for blocks {first} to {last}")
             if _is_foreign(log.fields, self._wanted.addresses):
@@ -212,7 +212,7 @@ def _decoded(result: bytes) -> Any:
     return msgspec.json.decode(result)  # it was part of a body that is JSON
 
 
-def _log(raw: bytes) -> Log:
+def log_of(raw: bytes) -> Log:
     """A log with what it tells of its block; whatever else is wrong with it is for the decoder to say."""
     try:
         fields = parsing.json_object(raw)

@@ -8,6 +8,7 @@ from common.dead_letters import DeadLetter, page_of_dead_letters
 from common.errors import PipelineError
 from common.redis_queue import RedisQueue
 
+SOURCES = ("polymarket", "goldsky", "polygon")  # as their ingesters sign dead letters
 PAGE = 100  # letters in memory at once, and letters a script moves
 
 
@@ -134,13 +135,17 @@ def _pages(queue: RedisQueue, stream: str, first: str, last: str, *, newest_firs
             first = f"({letters[-1].id}"
 
 
+def is_of_source(letter: DeadLetter) -> bool:
+    """Whether an ingester refused it: its bytes are the source's own, which only an ingester can make a record of."""
+    return not letter.group and letter.source_stream in SOURCES
+
+
 def why_it_stays(stream: str, letter: DeadLetter, groups: Mapping[str, Sequence[str]]) -> str:
-    """Why a letter can't be replayed; empty when it can."""
+    """Why a letter can't be replayed; empty when it can, or when its source's parser has to find out."""
+    if is_of_source(letter):
+        return ""
     if letter.source_stream != stream:
-        return (
-            f"refused by the ingester of {letter.source_stream or 'a source'}: these are the source's bytes, "
-            "not a record, and only that ingester can make one of them"
-        )
+        return f"refused by {letter.source_stream or 'an unknown party'}, which is no source of this pipeline"
     if not letter.group:
         return "it does not tell which consumer group refused it, and the other one has its copy"
     if letter.group not in groups[stream]:

@@ -114,8 +114,8 @@ class Field(NamedTuple):
     value: str
 
 
-def in_full(stream: str, letter: DeadLetter) -> list[str]:
-    """Every field of a letter, and below them its bytes."""
+def in_full(stream: str, letter: DeadLetter, replay: str) -> list[str]:
+    """Every field of a letter, what `replay` would do with it, and below them its bytes."""
     fields = [
         Field("stream", stream),
         Field("at", letter.at),
@@ -124,6 +124,7 @@ def in_full(stream: str, letter: DeadLetter) -> list[str]:
         Field("entry id", letter.entry_id),
         Field("group", letter.group),
         Field("attempts", str(letter.attempts)),
+        Field("replay", replay),
         Field("data", f"{len(letter.data)} bytes"),
     ]
     lines = [f"  {field.name:13}  {printable(field.value)}".rstrip() for field in fields]

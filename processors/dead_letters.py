@@ -21,12 +21,15 @@ from common import parsing
 from common.config import Settings, load_settings
 from common.dead_letters import DeadLetter, count_dead_letters, discard_dead_letters, replay_dead_letters
 from common.errors import ConfigError, Unavailable
+from common.helper_process import HelperProcess, ReplayedLetter, ReplayRequest
 from common.redis_queue import RedisQueue
 from processors import dead_letter_text as text
 from processors.dead_letter_selection import (
+    SOURCES,
     Page,
     Selection,
     UnclearSelection,
+    is_of_source,
     letters_that_fit,
     letters_with_ids,
     stream_named,
@@ -34,6 +37,7 @@ from processors.dead_letter_selection import (
     why_it_stays,
 )
 
+INGESTERS_PART = "ingesters.replay"  # parses a source's bytes; a process of its own, since rooms stay apart
 DONE, NOT_DONE, WRONG_COMMAND = 0, 1, 2
 SHOWN = 10  # letters that `show` shows unless told otherwise
 LISTED = 50  # reasons a stream that `list` lists unless told otherwise
@@ -94,6 +98,8 @@ def _print_reasons(job: Job, stream: str, groups: list[text.ReasonGroup]) -> int
     say([f"{job.queue.keys.dead_letters(stream)}: {counted(total)}{narrowed}"])
     if shown:
         say(f"  {line}" for line in text.table(shown))
+        if any(group.refused_by in SOURCES for group in shown):
+            say([f"  replay parses what {', '.join(SOURCES)} refused again, by the rules of now"])
     if len(shown) < len(groups):
         say([f"  and {len(groups) - len(shown)} more reasons; --limit shows more"])
     return matched
@@ -107,13 +113,24 @@ def show(job: Job) -> int:
     shown = 0
     for stream, letter in islice(letters, limit):
         shown += 1
-        say([text.as_json(stream, letter)] if job.arguments.json else [*text.in_full(stream, letter), ""])
+        say(
+            [text.as_json(stream, letter)]
+            if job.arguments.json
+            else [*text.in_full(stream, letter, _on_replay(job, stream, letter)), ""]
+        )
     if shown and next(letters, None):
         remark(f"there are more: --limit shows more than {shown}")
     if not shown:
         remark("no dead letter matches")
     found.complain()
     return DONE if shown and not found.missing else NOT_DONE
+
+
+def _on_replay(job: Job, stream: str, letter: DeadLetter) -> str:
+    """What `replay` would do with it."""
+    if is_of_source(letter):
+        return f"parses these bytes again, as {letter.source_stream}'s ingester does by now"
+    return why_it_stays(stream, letter, job.groups) or f"sends it to {stream} for {letter.group}"
 
 
 # --- replay ------------------------------------------------------------------------------------------------------
@@ -151,19 +168,49 @@ class Tally:
 
 
 def replay(job: Job) -> int:
-    """Letters back on their streams, each for the group that refused it."""
+    """Letters back on their streams, each for the group that refused it; a source's bytes are parsed again."""
     found, tally = job.pages(), Tally()
     try:
-        for page in found.pages:
-            _replay_page(job, page, tally)
+        with HelperProcess(INGESTERS_PART) as ingesters:
+            for page in found.pages:
+                _replay_page(job, page, tally)
+                _replay_sources(job, page, tally, ingesters)
     finally:
         tally.tell()
     return tally.status(found)
 
 
+def _replay_sources(job: Job, page: Page, tally: Tally, ingesters: HelperProcess) -> None:
+    """The page's letters that ingesters wrote."""
+    letters = {letter.id: letter for letter in page.letters if is_of_source(letter)}
+    if not letters:
+        return
+    request = ReplayRequest(page.stream, list(letters), job.arguments.dry_run)
+    for each in ingesters.ask(request, list[ReplayedLetter]):
+        _note_replayed(job, page.stream, letters[each.id], each, tally)
+
+
+def _note_replayed(job: Job, stream: str, letter: DeadLetter, found: ReplayedLetter, tally: Tally) -> None:
+    verbs = ("would go", "would be dropped") if job.arguments.dry_run else ("replayed", "dropped")
+    source = letter.source_stream
+    if found.outcome == "stays":
+        tally.stays(f"{source}: {text.shortened(text.fold(found.text))}", letter)
+    elif found.outcome == "gone":
+        tally.gone += 1
+    elif found.outcome == "published":
+        tally.done[f"{verbs[0]} to {stream}, as a new record of {source}"] += 1
+        say([f"{letter.id} -> {stream}"])
+    else:
+        tally.done[f"{verbs[1]}, since {found.text}"] += 1
+        say([f"{letter.id} {verbs[1]}: {found.text}"])
+
+
 def _replay_page(job: Job, page: Page, tally: Tally) -> None:
+    """The page's letters that consumer groups refused."""
     ready = []
     for letter in page.letters:
+        if is_of_source(letter):
+            continue
         if why := why_it_stays(page.stream, letter, job.groups):
             tally.stays(why, letter)
         else:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.dead_letters import DeadLetter
 from processors import dead_letter_text as text
-from processors.dead_letter_selection import Selection, why_it_stays
+from processors.dead_letter_selection import SOURCES, Selection, why_it_stays
 from processors.dead_letters import main, parser
 
 STREAM = "stream:order_events"
@@ -82,7 +82,7 @@ class TestShowing:
         shown = letter(data, reason, source_stream=reason, entry_id=reason, at=reason, group=reason)
         groups = text.ReasonGroups(STREAM)
         groups.add(shown)
-        lines = [*text.in_full(STREAM, shown), *text.table(groups.largest_first()), text.as_json(STREAM, shown)]
+        lines = [*text.in_full(STREAM, shown, reason), *text.table(groups.largest_first()), text.as_json(STREAM, shown)]
         lines.append(groups.largest_first()[0].as_json())
         assert all(line.isprintable() for line in lines)
 
@@ -129,8 +129,12 @@ class TestWhoMayGoBack:
     def test_what_a_group_refused_may(self, group: str) -> None:
         assert not why_it_stays(STREAM, letter(group=group), GROUPS)
 
-    def test_what_an_ingester_refused_may_not(self) -> None:
-        assert "ingester of goldsky" in why_it_stays(STREAM, letter(source_stream="goldsky", group=""), GROUPS)
+    @pytest.mark.parametrize("source", SOURCES)
+    def test_what_an_ingester_refused_may(self, source: str) -> None:
+        assert not why_it_stays(STREAM, letter(source_stream=source, group=""), GROUPS)
+
+    def test_what_nobody_known_refused_may_not(self) -> None:
+        assert "refused by somebody" in why_it_stays(STREAM, letter(source_stream="somebody", group=""), GROUPS)
 
     def test_what_does_not_tell_its_group_may_not(self) -> None:
         assert "which consumer group" in why_it_stays(STREAM, letter(group=""), GROUPS)
