@@ -48,14 +48,16 @@ class RangeRequest(msgspec.Struct, frozen=True):
     begin: int
     end: int
     turn: int = 0  # which of several providers is asked first
-    last: list[str] = []  # hosts that are asked only if no other answers
+    read_by: str = ""  # host that the live ingester reads from, if that is known; asked only if no other answers
+    asked: list[int] = []  # providers, by number, that have answered for this range; asked last of all
 
 
 class RangeRead(msgspec.Struct, frozen=True):
     """What a source has in a range."""
 
-    host: str  # that answered
-    fills: list[OrderFilled]
+    provider: int  # that answered: its number among those of the settings
+    host: str
+    fills: list[OrderFilled]  # each id once
     since: int  # Unix seconds: of the first and of the last block or second in the range
     until: int
     unreadable: int = 0  # records that can't be read: dead letters

@@ -124,6 +124,7 @@ class SubgraphStation:
         self._spacing = spacing
         self._has_turn = False
         self._source = open_source(settings, limit)
+        self.host = self._source.host
         self._goldsky = Goldsky(self._source, SCHEMAS[settings.goldsky_schema])
         self._size = PageSize(settings.goldsky_page_size)
         self._clock = clock

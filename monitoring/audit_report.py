@@ -58,17 +58,17 @@ def _doubled(days: Sequence[Day]) -> Iterator[Problem]:
         ("trades", [day.repeated_trades for day in days]),
     ):
         if sum(counts):
-            yield Problem(f"{_count(sum(counts), 'row')} of {table} repeat others: {_on(days, counts)}", remedy)
+            yield Problem(f"{counted(sum(counts), 'row')} of {table} repeat others: {_on(days, counts)}", remedy)
 
 
 def _missing(days: Sequence[Day]) -> Iterator[Problem]:
     counts = [day.fills_without_trade for day in days]
     if sum(counts):
-        text = f"{_count(sum(counts), 'fill')} without a trade: {_on(days, counts)}"
+        text = f"{counted(sum(counts), 'fill')} without a trade: {_on(days, counts)}"
         yield Problem(text, f"they wait for their market, or are dead letters: {DEAD_LETTERS}")
     counts = [day.trades_without_market for day in days]
     if sum(counts):
-        text = f"{_count(sum(counts), 'trade')} whose market is not in markets: {_on(days, counts)}"
+        text = f"{counted(sum(counts), 'trade')} whose market is not in markets: {_on(days, counts)}"
         yield Problem(text, REBUILD_MARKETS)
 
 
@@ -76,7 +76,7 @@ def _orphans(audit: Audit) -> Iterator[Problem]:
     """Days whose fills are not all in order_filled, each with the command that reads it again."""
     for begin, count in _by_day((day.begin, day.trades_without_fill) for day in audit.days):
         if count:
-            text = f"{_count(count, 'trade')} without a fill in order_filled: {_date(begin)}"
+            text = f"{counted(count, 'trade')} without a fill in order_filled: {_date(begin)}"
             yield Problem(text, to_backfill(begin, min(_next_midnight(begin), audit.end)))
 
 
@@ -102,7 +102,7 @@ def _on(days: Sequence[Day], counts: Sequence[int]) -> str:
     """`2024-10-01, 2024-10-03 and 5 more days`: where a count is not 0."""
     dates = [_date(begin) for begin, count in _by_day(zip((day.begin for day in days), counts, strict=True)) if count]
     more = len(dates) - 3
-    return ", ".join(dates) if more <= 0 else f"{', '.join(dates[:3])} and {_count(more, 'more day')}"
+    return ", ".join(dates) if more <= 0 else f"{', '.join(dates[:3])} and {counted(more, 'more day')}"
 
 
 # --- text --------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def notes(audit: Audit) -> Iterator[str]:
         yield f"{number(on_their_way)} on the way: written less than {audit.settle_s:g} s ago"
     outside = sum(day.prices_outside for day in audit.days)
     if outside:
-        yield f"{_count(outside, 'trade')} with a price outside [0, 1]: rare, and allowed by the contract"
+        yield f"{counted(outside, 'trade')} with a price outside [0, 1]: rare, and allowed by the contract"
     if audit.volume.markets:
         yield _volume_note(audit.volume)
     yield from _block_note(audit)
@@ -189,7 +189,7 @@ def _volume_note(volume: Volume) -> str:
     difference = deviation(volume)
     is_within = difference is not None and abs(difference) <= TOLERANCE
     return (
-        f"volume of the {_count(volume.markets, 'market')} created and closed in this time: {volume.ours:,.2f} by "
+        f"volume of the {counted(volume.markets, 'market')} created and closed in this time: {volume.ours:,.2f} by "
         f"their trades, {volume.theirs:,.2f} by Gamma"
         + ("" if difference is None else f", {difference:+.2%}")
         + f" ({'within' if is_within else 'not within'} {TOLERANCE:.0%})"
@@ -212,7 +212,7 @@ def _block_note(audit: Audit) -> Iterator[str]:
     yield f"blocks with fills: {first} to {last}; {how_far} (state:polygon_last_block). Gaps are told by time alone"
 
 
-def _count(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
     return f"{number(count)} {noun}{'' if count == 1 else 's'}"
 
 

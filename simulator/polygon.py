@@ -37,6 +37,7 @@ class Provider(NamedTuple):
     has_finalized: bool = True
     takes_batches: bool = True
     chain_id: int = CHAIN_ID
+    index_shift: int = 0  # by so much it numbers a block's logs otherwise
     is_flaky: bool = False
     is_down: bool = False
 
@@ -53,6 +54,7 @@ PROVIDERS = {
     "nobatch": Provider(takes_batches=False),
     "lagging": Provider(lag_s=_LAG_S),
     "balanced": Provider(is_balanced=True),
+    "renumbered": Provider(index_shift=1000),
     "otherchain": Provider(chain_id=1),
 }
 
@@ -148,7 +150,8 @@ class Node:
 
     def _shown_rows(self, fills: list[Fill]) -> list[dict[str, Any]]:
         seed, faults, now = self._world.settings.seed, self._service.faults, self._world.now()
-        rows = [log_of(fill, seed, has_time=self._provider.has_times) for fill in fills]
+        provider = self._provider
+        rows = [log_of(fill, seed, has_time=provider.has_times, index_shift=provider.index_shift) for fill in fills]
         by_row = {id(row): fill for row, fill in zip(rows, fills, strict=True)}
         left = faults.spoil_logs(faults.spoil("polygon", rows, now), now)
         self.shown += [by_row[id(row)] for row in left if id(row) in by_row]
@@ -176,7 +179,7 @@ def topic_of(fill: Fill) -> str:
     return V1_TOPIC if fill.is_v1 else V2_TOPIC
 
 
-def log_of(fill: Fill, seed: int, *, has_time: bool = True) -> dict[str, Any]:
+def log_of(fill: Fill, seed: int, *, has_time: bool = True, index_shift: int = 0) -> dict[str, Any]:
     """A fill as an entry of eth_getLogs."""
     log = {
         "address": fill.exchange,
@@ -186,7 +189,7 @@ def log_of(fill: Fill, seed: int, *, has_time: bool = True) -> dict[str, Any]:
         "transactionHash": fill.transaction_hash,
         "transactionIndex": hex(fill.log_index // 4),
         "blockHash": hex_digest(seed, "block", fill.block_number),
-        "logIndex": hex(fill.log_index),
+        "logIndex": hex(fill.log_index + index_shift),
         "removed": False,
     }
     return log | {"blockTimestamp": hex(fill.timestamp)} if has_time else log

@@ -29,6 +29,9 @@ HTTP_REQUEST = "embedded/http_request.py"
 HTTP_REQUEST_TESTS = "tests/unit/test_embedded_http_request.py"
 HTTP_HANDLER = "embedded/http_handler.py"
 REFUSALS = "tests/integration/test_embedded_clickhouse_requests.py"
+REPLAY_FILL = "common/lua/replay_fill.lua"
+SOURCE_REPLAY_TESTS = "tests/integration/test_replay_of_sources.py"
+SOURCE_AUDIT_TESTS = "tests/integration/test_source_audit.py"
 
 
 class Mutation(NamedTuple):
@@ -200,6 +203,62 @@ MUTATIONS = (
         "'data', data, 'for', ARGV[i + 1])",
         "'data', data)",
         "tests/integration/test_dead_letters.py",
+    ),
+    Mutation(
+        "a source's dead letter replayed by two at once",
+        REPLAY_FILL,
+        "if #call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 'gone' end",
+        "",
+        SOURCE_REPLAY_TESTS,
+    ),
+    Mutation(
+        "replayed although the source has published it",
+        REPLAY_FILL,
+        "is_known = call('ZSCORE', KEYS[3], ARGV[3])",
+        "is_known = false",
+        SOURCE_REPLAY_TESTS,
+    ),
+    Mutation(
+        "replayed and not remembered as published",
+        REPLAY_FILL,
+        "if place >= floor then call('ZADD', KEYS[3], ARGV[4], ARGV[3]) end",
+        "",
+        SOURCE_REPLAY_TESTS,
+    ),
+    Mutation(
+        "replayed on ClickHouse's word without the lease on backfills",
+        REPLAY_FILL,
+        "call('GET', KEYS[6]) ~= ARGV[7] or ",
+        "",
+        SOURCE_REPLAY_TESTS,
+    ),
+    Mutation(
+        "replayed while what was published before is on its way",
+        "ingesters/replay.py",
+        "        self._wait_for_writers(stream)\n        self._floor",
+        "        self._floor",
+        SOURCE_REPLAY_TESTS,
+    ),
+    Mutation(
+        "a window that has moved on since ClickHouse was asked",
+        "ingesters/replay.py",
+        "        if place < self._floor:\n            return\n",
+        "        if self._floor >= 0:\n            return\n",
+        SOURCE_REPLAY_TESTS,
+    ),
+    Mutation(
+        "two letters of one fill replayed",
+        "ingesters/replay.py",
+        "is_known or offer.identity in self._published",
+        "is_known",
+        SOURCE_REPLAY_TESTS,
+    ),
+    Mutation(
+        "an older market replayed over a newer one",
+        "common/lua/replay_market.lua",
+        "local is_known = remembered and remembered ~= ARGV[5]",
+        "local is_known = false",
+        SOURCE_REPLAY_TESTS,
     ),
     Mutation(
         "fills of unknown tokens dropped",
@@ -433,6 +492,34 @@ MUTATIONS = (
         "if len(known_rows) == len(counts):",
         "if True:",
         REPETITION_TESTS,
+    ),
+    Mutation(
+        "a fill that a source has and the table lacks hidden",
+        "monitoring/source_differences.py",
+        "_without(theirs, ours, our_ids)",
+        "[]",
+        SOURCE_AUDIT_TESTS,
+    ),
+    Mutation(
+        "a row that no source has hidden",
+        "monitoring/source_differences.py",
+        "_without(ours, theirs, their_ids)",
+        "[]",
+        SOURCE_AUDIT_TESTS,
+    ),
+    Mutation(
+        "what is on its way called missing",
+        "monitoring/source_audit.py",
+        "if content_of(fill) not in waiting",
+        "",
+        SOURCE_AUDIT_TESTS,
+    ),
+    Mutation(
+        "one provider's word for what no source has",
+        "monitoring/source_audit.py",
+        "of_either(fills, again.fills)",
+        "fills",
+        SOURCE_AUDIT_TESTS,
     ),
     Mutation(
         "a dead ingester's gap hidden",

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
@@ -24,7 +24,7 @@ from ingesters.market_parser import offer_faulty, offer_market
 from ingesters.replay import Replayers
 from processors import dead_letters
 from simulator import chain
-from tests.builders import EXCHANGE_V1, Pipeline, own_name, settings_for, step_until, token_id, wallet
+from tests.builders import EXCHANGE_V1, Pipeline, open_pipeline, own_name, settings_for, step_until, token_id, wallet
 from tests.integration.backfilling import write_all, written
 from tests.integration.ingesting import Asked, Reply, as_json, upstream
 from tests.integration.test_dead_letters import everything
@@ -43,6 +43,18 @@ Run = Callable[..., int]
 @pytest.fixture
 def pipeline_settings(redis_server: RedisServer, clickhouse_server: ClickHouseServer) -> Settings:
     return settings_for(redis_server, clickhouse_server, own_name(), polygon_rpc_url="http://127.0.0.1:1")
+
+
+@pytest.fixture
+def pipeline(pipeline_settings: Settings) -> Iterator[Pipeline]:
+    """Yield streams alone: most tests here need no tables."""
+    with open_pipeline(pipeline_settings) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture
+def tables(pipeline: Pipeline) -> None:
+    pipeline.make_tables()
 
 
 def row(number: int, timestamp: int = NOW - 5, **changes: Any) -> bytes:
@@ -185,6 +197,7 @@ class TestOfTheWindow:
         assert (found.count("published"), found.count("gone")) == (40, 120)
 
 
+@pytest.mark.usefixtures("tables")
 class TestOfThePast:
     """From below the live ingester's floor: ClickHouse decides, while no backfill can publish."""
 
@@ -351,6 +364,7 @@ class TestOfMarkets:
         assert outcomes(replayed(pipeline, pipeline.markets)) == ["stays"]
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("failure", [each for each in FAILURES if each.error is Died], ids=str)
 def test_each_goes_once_wherever_the_replay_or_redis_fails(pipeline: Pipeline, failure: Failure) -> None:
     writer, runs, old = pipeline.writer(), 0, NOW - 10_000

@@ -20,6 +20,7 @@ from monitoring.audit import (
     main,
     moment,
     parser,
+    question_of,
     show_progress,
 )
 from monitoring.audit_reading import CHAIN, DAY_S, SUBGRAPH, Day, Span, Volume, spans
@@ -338,8 +339,7 @@ class TestCommand:
         assert moment(text) == seconds
 
     def test_without_options_everything_that_has_settled_is_asked_for(self) -> None:
-        options = parser().parse_args([])
-        assert Question(options.begin, options.end, options.settle_s, options.gap_s) == Question()
+        assert question_of(parser().parse_args([])) == Question()
 
     def test_nothing_is_missed_before_the_exchange_had_its_first_fills(self) -> None:
         assert moment("2022-11-21") == FIRST_FILL
@@ -347,6 +347,9 @@ class TestCommand:
     @pytest.mark.parametrize(
         "arguments",
         [
+            ["--against-source", "--from", "2024-10-01"],
+            ["--against-source", "--samples", "0"],
+            ["--against-source", "--seed", "-1"],
             ["--from", "yesterday"],
             ["--to", ""],
             ["--from", "99999999999"],
