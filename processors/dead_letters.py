@@ -1,5 +1,7 @@
 """Dead letters: what nobody could process, to look at, to send through the pipeline again, or to throw away.
 
+Those that an ingester wrote are a source's own bytes: `replay` has them parsed again, as the ingester would by now.
+
 `.venv/bin/python3 -m processors.dead_letters list|show|replay|discard`, each with --help. What is asked for goes to
 stdout, what is said about it to stderr. Exit status: 0 done; 1 nothing matched, something could not be done, or Redis
 is away; 2 the command or the configuration is wrong.
@@ -186,7 +188,11 @@ def _replay_sources(job: Job, page: Page, tally: Tally, ingesters: HelperProcess
     if not letters:
         return
     request = ReplayRequest(page.stream, list(letters), job.arguments.dry_run)
-    for each in ingesters.ask(request, list[ReplayedLetter]):
+    try:
+        replayed = ingesters.ask(request, list[ReplayedLetter])
+    except ConfigError as error:  # of what the sources need alone; the other letters go on
+        replayed = [ReplayedLetter(letter_id, "stays", str(error)) for letter_id in letters]
+    for each in replayed:
         _note_replayed(job, page.stream, letters[each.id], each, tally)
 
 
@@ -194,7 +200,7 @@ def _note_replayed(job: Job, stream: str, letter: DeadLetter, found: ReplayedLet
     verbs = ("would go", "would be dropped") if job.arguments.dry_run else ("replayed", "dropped")
     source = letter.source_stream
     if found.outcome == "stays":
-        tally.stays(f"{source}: {text.shortened(text.fold(found.text))}", letter)
+        tally.stays(f"{source}: {text.fold(found.text)}", letter)
     elif found.outcome == "gone":
         tally.gone += 1
     elif found.outcome == "published":

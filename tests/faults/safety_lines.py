@@ -247,6 +247,13 @@ MUTATIONS = (
         SOURCE_REPLAY_TESTS,
     ),
     Mutation(
+        "an answer of ClickHouse from before the window moved on",
+        REPLAY_FILL,
+        " or place >= tonumber(ARGV[8])",
+        "",
+        SOURCE_REPLAY_TESTS,
+    ),
+    Mutation(
         "two letters of one fill replayed",
         "ingesters/replay.py",
         "is_known or offer.identity in self._published",

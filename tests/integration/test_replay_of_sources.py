@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from common.config import Settings
-from common.dead_letters import DeadLetter, page_of_dead_letters
+from common.dead_letters import DeadLetter, InClickHouse, Window, page_of_dead_letters, replay_fill
 from common.helper_process import ReplayedLetter, ReplayRequest
 from common.keys import Route
 from common.leases import take_lease
@@ -27,7 +27,7 @@ from simulator import chain
 from tests.builders import EXCHANGE_V1, Pipeline, open_pipeline, own_name, settings_for, step_until, token_id, wallet
 from tests.integration.backfilling import write_all, written
 from tests.integration.ingesting import Asked, Reply, as_json, upstream
-from tests.integration.test_dead_letters import everything
+from tests.integration.test_dead_letters import bury, everything
 from tests.sabotage import FAILURES, Died, Failure, SabotagedQueue, Saboteur, every_call
 from tests.servers import ClickHouseServer, RedisServer
 
@@ -266,21 +266,32 @@ class TestOfThePast:
         assert outcomes(replayed(pipeline, pipeline.events)) == ["stays"]
         assert fill_ids(1)[0] not in ids(pipeline)
 
-    def test_a_window_that_has_moved_on_has_clickhouse_asked_again(
-        self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The fill was in the window when ClickHouse was asked; the source publishes it, then the window passes it."""
+    def test_a_window_that_has_moved_on_has_clickhouse_asked_again(self, pipeline: Pipeline) -> None:
+        """A fill was in the window when the barrier was passed; the source publishes it, and the window passes it."""
         self.bury(pipeline, row(1, self.OLD), row(2, NOW - 5))
         write_all(pipeline)
         with closing(Replayers(pipeline.settings)) as replayers:
             first, second = letters(pipeline, pipeline.events)
-            self.answer(replayers, pipeline, first)
+            assert self.answer(replayers, pipeline, first) == ["published"]
             publish_rows(pipeline, good(row(2, NOW - 5)))
             publish_rows(pipeline, good(row(1001, NOW + WINDOW + 1)), at=NOW + WINDOW + 1)
-            monkeypatch.setattr(replay, "BARRIER_S", 0.0)
-            assert self.answer(replayers, pipeline, second) == ["stays"]
             write_all(pipeline)
-        assert outcomes(replayed(pipeline, pipeline.events)) == ["dropped"]
+            assert self.answer(replayers, pipeline, second) == ["dropped"]
+
+    def test_an_answer_from_before_the_floor_reached_the_fill_does_not_count(self, pipeline: Pipeline) -> None:
+        self.bury(pipeline, row(1, self.OLD))
+        lease = take_lease(pipeline.queue, "backfill_goldsky", 60.0)
+        assert lease is not None
+        window = Window("goldsky", pipeline.queue.cursor_keys("goldsky")[0], WINDOW)
+        [letter] = letters(pipeline, pipeline.events)
+
+        def move(floor: int) -> str:
+            older = InClickHouse(has_fill=False, holder=lease.holder, floor=floor)
+            offer = good(row(1, self.OLD))
+            return replay_fill(pipeline.queue, pipeline.events, letter.id, offer, window=window, older=older)
+
+        assert [move(self.OLD), move(self.OLD + 1)] == ["older", "published"]
+        lease.release()
 
     def answer(self, replayers: Replayers, pipeline: Pipeline, letter: DeadLetter) -> list[str]:
         return outcomes(replayers.answer(msgspec.json.encode(ReplayRequest(pipeline.events, [letter.id]))))
@@ -461,7 +472,12 @@ class TestCommand:
         assert command("show", mixed[0].id) == 0
         assert "parses these bytes again, as goldsky's ingester does by now" in capsys.readouterr().out
 
-    @pytest.mark.usefixtures("mixed")
-    def test_demo_and_live_data_do_not_mix(self, pipeline: Pipeline, command: Run) -> None:
+    def test_with_the_settings_of_another_mode_they_stay_and_the_other_letters_go(
+        self, pipeline: Pipeline, command: Run, mixed: list[DeadLetter], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Those of the sources would be wrong for them, the cut-over as well."""
         pipeline.queue.call("SET", pipeline.queue.keys.state("mode"), "demo")
-        assert command("replay", "--all") == 2
+        bury(pipeline, b"{}")
+        assert command("replay", "--all") == 1
+        assert "goldsky: PIPELINE_MODE: Redis holds demo data" in capsys.readouterr().err
+        assert letters(pipeline, pipeline.events) == mixed
