@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from typing import Any
@@ -352,7 +353,9 @@ class TestOfMarkets:
     """Markets, by the version that was published last."""
 
     def sweep(self, pipeline: Pipeline, raw: bytes) -> None:
-        pipeline.queue.push_changed(pipeline.markets, [offer_market(raw).offer], source="polymarket", state={})
+        pipeline.queue.push_changed(
+            pipeline.markets, [offer_market(raw, listed_at=int(time.time())).offer], source="polymarket", state={}
+        )
 
     def test_it_becomes_its_market_which_the_next_sweep_knows(self, pipeline: Pipeline) -> None:
         bury_markets(pipeline, market())
@@ -371,7 +374,7 @@ class TestOfMarkets:
         assert outcomes(replayed(pipeline, pipeline.markets)) == ["stays"]
 
     def test_what_still_cannot_be_read_stays(self, pipeline: Pipeline) -> None:
-        bury_markets(pipeline, market(outcomes="no list"))
+        bury_markets(pipeline, market(clobTokenIds="no list"))
         assert outcomes(replayed(pipeline, pipeline.markets)) == ["stays"]
 
 

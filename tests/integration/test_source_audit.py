@@ -68,7 +68,8 @@ class Stages:
 
         def is_done() -> bool:
             self.step(self.markets, self.processor, self.writer)
-            return self.pipeline.unfinished() == self.processor.report()["waiting"]
+            is_swept = not self.markets._sweep.round.is_first
+            return is_swept and self.pipeline.unfinished() == self.processor.report()["waiting"]
 
         wait_until(is_done, "everything is written")
 
