@@ -94,6 +94,18 @@ def test_no_parameter_names_what_a_statement_may_not(run: Run, folder: Path, sql
     assert_denied(run(sql, param_f=name), folder)
 
 
+@pytest.mark.parametrize(
+    ("view", "harmless"),
+    [
+        ("SELECT arrayMap({{f:Identifier}}, ['{secret}'])", "upper"),
+        ("SELECT * FROM format({{f:Identifier}}, 'a String', '(file(''{secret}''))')", "CSV"),
+    ],
+)
+def test_no_view_leaves_a_function_to_whoever_selects_from_it(run: Run, folder: Path, view: str, harmless: str) -> None:
+    """The parameter of the request that creates it says nothing of those that come later."""
+    assert_denied(run(f"CREATE VIEW v AS {view}", param_f=harmless), folder)
+
+
 def test_a_parameter_may_name_columns_and_ordinary_functions(run: Run) -> None:
     assert run("SELECT sum({{c:Identifier}}) FROM t", param_c="a").body == b"1\n"
     assert run("SELECT arrayMap({{f:Identifier}}, ['a'])", param_f="upper").body == b"['A']\n"
