@@ -150,6 +150,12 @@ class Settings(BaseSettings):
     polygon_overlap_blocks: int = Field(
         8, ge=0, description="blocks before the cursor that every look reads again, for logs that appear late"
     )
+    polygon_second_look_s: int = Field(
+        300,
+        ge=0,
+        le=3600,
+        description="seconds until each block is read once more, for logs that a node shows only then; 0: never",
+    )
     polygon_confirmations: int = Field(
         64, ge=0, description="blocks that a block has to be old, where a provider can't tell which ones are final"
     )

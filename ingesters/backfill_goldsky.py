@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
+from common.clickhouse import ClickHouse
 from common.config import Settings
 from common.errors import Unavailable
 from common.http import RateLimit
 from common.progress import DONE, Portion, Slice
 from common.redis_queue import Offer, Position, RedisQueue
 from common.state import claim_start, read_position
+from ingesters.backfill_known import stored_ids
 from ingesters.backfill_plan import Spacing
 from ingesters.backfill_source import Bounds
 from ingesters.fill_parser import SCHEMAS
@@ -190,6 +192,9 @@ class Subgraph:
             return self._live_floor()  # it has published just now
         note_beginning(self._queue, SOURCE, Beginning(start))
         return start
+
+    def known_between(self, clickhouse: ClickHouse, first: int, last: int) -> set[str]:
+        return stored_ids(clickhouse, first, last)
 
     def station(self) -> SubgraphStation:
         return SubgraphStation(self._settings, self._limit, self._spacing, self._clock)

@@ -1,12 +1,14 @@
 """What the pipeline has already: fills in ClickHouse, after everything published before has arrived there."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from common.clickhouse import ClickHouse
 from common.dead_letters import page_of_dead_letters
 from common.keys import Route
 from common.progress import Portion, Progress
-from common.redis_queue import Offer, RedisQueue
+from common.redis_queue import RedisQueue
+from ingesters.fill_identity import CONTENT_SQL, identity_of
 
 LETTERS = 1000  # dead letters a page
 
@@ -39,28 +41,42 @@ def _id(text: str) -> tuple[int, int]:
     return int(ms), int(number)
 
 
-def without_known(clickhouse: ClickHouse, portion: Portion) -> Portion:
+Known = Callable[[ClickHouse, int, int], set[str]]  # see Source.known_between
+
+
+def without_known(clickhouse: ClickHouse, portion: Portion, known_between: Known) -> Portion:
     """The portion, each fill once, with those set apart that order_filled holds. Raises Unavailable.
 
-    One question a page: the ids in its stretch of time.
+    One question a page: what there is in its stretch of time.
     """
     offers = {offer.identity: offer for offer in portion.new}.values()
     if not offers:
         return portion
-    stored = _stored(clickhouse, offers)
+    times = [offer.timestamp for offer in offers]
+    stored = known_between(clickhouse, min(times), max(times))
     new = [offer for offer in offers if offer.identity not in stored]
     known = [offer for offer in offers if offer.identity in stored]
     return portion._replace(new=new, known=known)
 
 
-def _stored(clickhouse: ClickHouse, offers: Collection[Offer]) -> set[str]:
-    times = [offer.timestamp for offer in offers]
-    rows = clickhouse.query(
-        f"SELECT id FROM {clickhouse.database}.order_filled "  # noqa: S608 - the name comes from the settings
-        "WHERE timestamp >= toDateTime({first:UInt32}, 'UTC') AND timestamp <= toDateTime({last:UInt32}, 'UTC')",
-        {"first": min(times), "last": max(times)},
+def stored_ids(clickhouse: ClickHouse, first: int, last: int) -> set[str]:
+    """For a source that tells every fill's id the same whenever it is asked."""
+    return {identity for (identity,) in _stored(clickhouse, "id", first, last)}
+
+
+def stored_contents(clickhouse: ClickHouse, first: int, last: int) -> set[str]:
+    """For the chain, whose providers may number logs differently: see `fill_identity`."""
+    rows = _stored(clickhouse, f"{CONTENT_SQL} AS content, uniqExact(id)", first, last, "GROUP BY content")
+    return {identity_of(content, place) for content, count in rows for place in range(count)}
+
+
+def _stored(clickhouse: ClickHouse, what: str, first: int, last: int, rest: str = "") -> list[tuple[Any, ...]]:
+    return clickhouse.query(
+        f"SELECT {what} FROM {clickhouse.database}.order_filled "  # noqa: S608 - the name comes from the settings
+        "WHERE timestamp >= toDateTime({first:UInt32}, 'UTC') AND timestamp <= toDateTime({last:UInt32}, 'UTC') "
+        f"{rest}",
+        {"first": first, "last": last},
     )
-    return {identity for (identity,) in rows}
 
 
 def remember_letters(queue: RedisQueue, progress: Progress, stream: str, source: str) -> None:

@@ -1,27 +1,23 @@
 """A backfill's way through the chain: blocks, in slices that are read in their order, final ones alone."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
+from common.clickhouse import ClickHouse
 from common.config import Settings
 from common.errors import Unavailable
 from common.http import RateLimit
 from common.progress import DONE, Portion, Slice
 from common.redis_queue import RedisQueue
 from common.state import claim_start, read_height
+from ingesters.backfill_known import stored_contents
 from ingesters.backfill_source import Bounds
 from ingesters.block_search import Search
 from ingesters.first_start import Beginning, note_beginning, read_beginning
 from ingesters.polygon import Polygon
-from ingesters.polygon_ingester import (
-    SOURCE,
-    ParsedLog,
-    open_polygon,
-    parse_log,
-    provider_urls,
-    slices,
-    window_blocks,
-)
+from ingesters.polygon_ingester import ParsedLog, open_polygon, parse_page, provider_urls, slices
+from ingesters.polygon_window import SOURCE, settle_older_state, window_blocks
 from ingesters.provider import Head
 from ingesters.start import start_on_chain
 
@@ -43,7 +39,7 @@ class ChainReader:
         page = self._polygon.read(self._next, self._last, self._last)
         if page.last < self._next:
             raise Unavailable(f"no provider of Polygon has block {self._last} yet")
-        parsed = [found for log in page.logs if (found := parse_log(log, page, self._cutover_timestamp))]
+        parsed = parse_page(page, self._cutover_timestamp)
         portions = [self._portion(some, block) for some, block in slices(parsed, page.last)]
         self._next = page.last + 1
         return portions
@@ -100,10 +96,14 @@ class Chain:
         return Bounds(first, last, since, until, note)
 
     def _live_floor(self) -> int:
-        """The block from which on the live ingester publishes: see publish_new.lua."""
+        """The block from which on the live ingester publishes: see publish_new.lua. It reads none before its first."""
+        settle_older_state(self._queue, self._settings)
         window = window_blocks(self._settings)
         cursor = read_height(self._queue, SOURCE)
-        return self._claim(window) if cursor is None else cursor.block - window
+        if cursor is None:
+            return self._claim(window)
+        began = read_beginning(self._queue, SOURCE, Beginning(cursor.timestamp, cursor.block))
+        return max(cursor.block - window, began.block if cursor.timestamp else 0)
 
     def _claim(self, window: int) -> int:
         """The live ingester has published nothing yet: it will begin where it has begun to look, or would begin now."""
@@ -139,6 +139,9 @@ class Chain:
             self._head = self._polygon.head()
         return self._head
 
+    def known_between(self, clickhouse: ClickHouse, first: int, last: int) -> set[str]:
+        return stored_contents(clickhouse, first, last)
+
     def station(self) -> ChainStation:
         return ChainStation(self._open(), self._settings.cutover_timestamp)
 
@@ -146,4 +149,4 @@ class Chain:
         self._polygon.close()
 
     def _open(self) -> Polygon:
-        return open_polygon(self._settings, self._clock, self._limits)
+        return open_polygon(self._settings, logging.getLogger(__name__), self._clock, self._limits)

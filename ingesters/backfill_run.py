@@ -281,7 +281,7 @@ class Backfill:
         return reader.read()
 
     def _publish(self, book: Book, slice_: Slice, portion: Portion) -> Slice:
-        new = self._patience(lambda: without_known(self._tools.clickhouse, portion))
+        new = self._patience(lambda: without_known(self._tools.clickhouse, portion, self._source.known_between))
         moved = self._patience(lambda: book.publish(slice_, new))
         self._backlog.note(len(new.new))
         return moved

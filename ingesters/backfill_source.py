@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from common.clickhouse import ClickHouse
 from common.progress import Portion, Slice
 
 
@@ -57,6 +58,9 @@ class Source(Protocol):
         Where that has no cursor yet, its start is claimed: see `claim_start`. Raises Unavailable, AskAgain, and
         ConfigError.
         """
+
+    def known_between(self, clickhouse: ClickHouse, first: int, last: int) -> set[str]:
+        """Identities of the fills that order_filled holds of these seconds, both included. Raises Unavailable."""
 
     def station(self) -> Station:
         """A connection for one more worker."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from common import parsing
+from common.errors import InvalidRecord
 from common.records import OrderFilled
 
 V1_TOPIC = "0xd0a08e8c493f9c94f29311604c9de1b4e8c8d4c06bd0c789af57f2d65bfec0f6"
@@ -78,9 +79,13 @@ def block_of(fields: Mapping[str, Any]) -> int:
     return quantity(parsing.required(fields, "blockNumber"), "blockNumber", _BLOCK_LIMIT)
 
 
-def has_time(fields: Mapping[str, Any]) -> bool:
-    """Whether the node put the block's time into the log."""
-    return fields.get("blockTimestamp") is not None
+def has_time(fields: Mapping[str, Any], field: str = "blockTimestamp") -> bool:
+    """Whether a time can be read: of its block in a log. Nodes put 0x0, a JSON number or an empty text there, too."""
+    try:
+        block_time(fields.get(field), field)
+    except InvalidRecord:
+        return False
+    return True
 
 
 def quantity(value: object, field: str, limit: int) -> int:

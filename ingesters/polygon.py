@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 from common.errors import PipelineError, Unavailable
 from common.http import TooMuch
 from ingesters.json_rpc import TooLarge
-from ingesters.provider import Head, Log, Provider
+from ingesters.provider import Head, Log, NodeBehind, Provider
 
 FRESH_HEAD_S = 20.0  # a final block is some 5 s old; an older head is compared with those of the other providers
 CACHED_TIMES = 2000  # blocks
@@ -66,8 +66,10 @@ class Polygon:
         None from after block `until`. Raises AskAgain, Unavailable.
         """
         newest: Head | None = None
+        for provider in self.providers:
+            provider.chunk.doubt(self._clock())
         for provider in sorted(self._ready(), key=lambda provider: self._rank(provider, first)):
-            head = self._attempt(provider, lambda provider: _head_for(provider, new))
+            head = self._attempt(provider, lambda provider: _head_for(provider, new), proves=False)
             if head.number >= new:
                 return self._attempt(provider, lambda provider: self._page(provider, first, until))
             newest = max(newest or head, head)
@@ -79,11 +81,12 @@ class Polygon:
     def troubles(self) -> list[str]:
         """What an operator should know of the providers."""
         now = self._clock()
-        left = [
-            f"{one.reason}; left for {max(0.0, one.away_until - now):.0f} s" for one in self.providers if one.reason
-        ]
-        small = [f"{one.host}: {one.chunk.blocks} blocks a request" for one in self.providers if one.chunk.is_reduced]
-        return [*left, *small]
+        return [trouble for provider in self.providers for trouble in provider.troubles(now)]
+
+    def delay(self) -> str:
+        """Why fills arrive late, when every provider that can be used brings them late; empty when one does not."""
+        delays = [provider.delay() for provider in self._available()]
+        return next(iter(delays), "") if all(delays) else ""
 
     def close(self) -> None:
         for provider in self.providers:
@@ -103,7 +106,8 @@ class Polygon:
     def _rank(self, provider: Provider, first: int) -> tuple[int, int]:
         """Who answers for the most blocks comes first; the order of the settings decides between equals."""
         newest = max((one.head.number for one in self.providers if one.head is not None), default=first)
-        return -min(provider.chunk.blocks, max(1, newest - first + 1)), self.providers.index(provider)
+        reach = max(1, newest - provider.blocks_behind - first + 1)
+        return -min(provider.chunk.limit, reach), self.providers.index(provider)
 
     def _page(self, provider: Provider, first: int, until: int | None) -> Page:
         assert provider.head is not None  # it was asked before
@@ -114,31 +118,37 @@ class Polygon:
         self._remember(times)
         return Page(first, last, head, logs, times)
 
-    @staticmethod
-    def _sized(provider: Provider, asked: int, work: Callable[[], _Found]) -> _Found:
+    def _sized(self, provider: Provider, asked: int, work: Callable[[], _Found]) -> _Found:
+        """Raises AskAgain when the same provider should be asked for fewer blocks at once."""
+        now = self._clock()
         try:
             found = work()
+        except NodeBehind:
+            raise
         except TooLarge as error:
-            if provider.chunk.refuse(asked, error.hint(asked)):
+            if provider.chunk.refuse(asked, now, error.hint(asked)):
                 raise AskAgain(error.reason) from error
             raise
         except TooMuch:
-            provider.chunk.refuse(asked)  # it may be that, or the provider hangs: others first
+            provider.chunk.refuse(asked, now)  # it may be that, or the provider hangs: others first
+            raise
+        except Unavailable as error:
+            if provider.chunk.fail(asked, now) and not error.retry_after_s:
+                raise AskAgain(error.reason) from error
             raise
         provider.chunk.accept(asked)
         return found
 
-    def _attempt(self, provider: Provider, work: Callable[[Provider], _Found]) -> _Found:
+    def _attempt(self, provider: Provider, work: Callable[[Provider], _Found], *, proves: bool = True) -> _Found:
+        """`proves`: success shows that the provider works; a head alone shows nothing of its logs."""
         self.host = provider.host
         try:
             found = work(provider)
-        except TooLarge as error:
-            provider.leave(self._clock(), error.reason)
+        except (TooLarge, Unavailable) as error:
+            provider.leave(self._clock(), error)
             raise self._verdict() from error
-        except Unavailable as error:
-            provider.leave(self._clock(), error.reason, error.retry_after_s)
-            raise self._verdict() from error
-        provider.note_success()
+        if proves:
+            provider.note_success()
         return found
 
     def _verdict(self) -> PipelineError:

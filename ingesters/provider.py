@@ -2,9 +2,12 @@
 
 A provider is asked only for blocks up to the newest one that it itself has told. Beyond it a node answers an empty
 list, which would read as blocks without fills. And since a provider may be many nodes behind one address, the node
-that answers for logs says in the same batch how far it is.
+that answers for logs says in the same batch how far it is. Where not even two calls can go out together, it is asked
+just before, over the same connection: then two nodes may answer, and what the second one lacks is found by a later
+look. See `PolygonIngester`.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,9 +15,10 @@ import msgspec
 
 from common import parsing
 from common.errors import InvalidRecord, Unavailable
-from common.http import HttpSource
+from common.fallback import Fallback
+from common.http import HttpSource, TooMuch
 from ingesters.chunk_size import ChunkSize
-from ingesters.json_rpc import Answer, Call, JsonRpc, RpcError
+from ingesters.json_rpc import Answer, Call, JsonRpc, TooLarge
 from ingesters.log_decoder import block_of, block_time, has_time, quantity
 
 CHAIN_ID = 137
@@ -22,8 +26,8 @@ OTHER_CHAIN_S = 600.0  # an address that serves another chain hardly changes
 FIRST_PAUSE_S = 1.0  # after a failure; doubled with every further one
 LONGEST_PAUSE_S = 60.0
 BLOCK_S = 2.5  # the longest usual time between two blocks
-BATCH = 50  # blocks whose times are looked up in one request
-MOST_SINGLE_LOOK_UPS = 20  # blocks a chunk where their times have to be looked up one by one
+USUAL_BLOCK_S = 2.0
+MAX_LOOK_UPS = 20  # requests a chunk where the blocks' times have to be looked up
 _LIMIT = 2**63
 
 
@@ -49,10 +53,23 @@ class Wanted(NamedTuple):
     topics: Sequence[str]  # any of them as the first one
 
 
+class NodeBehind(Unavailable):
+    """The node that answers does not have the blocks. Ask another provider, or again: another node may answer."""
+
+
 class Provider:
     """One address. Raises Unavailable or TooLarge; it is for the caller to `leave` it then for a while."""
 
-    def __init__(self, source: HttpSource, wanted: Wanted, *, most_blocks: int, confirmations: int) -> None:
+    def __init__(
+        self,
+        source: HttpSource,
+        wanted: Wanted,
+        *,
+        most_blocks: int,
+        confirmations: int,
+        log: logging.Logger,
+        clock: Callable[[], float],
+    ) -> None:
         self.host = source.host
         self.wait_s = source.wait_s
         self.close = source.close
@@ -60,8 +77,13 @@ class Provider:
         self.head: Head | None = None  # as told last
         self.reason = ""  # why it was left; empty while it works
         self.away_until = 0.0
-        self.has_finalized = True  # until it shows otherwise
-        self._rpc = JsonRpc(source)
+        self._rpc = JsonRpc(source, log, clock)
+        late_s = confirmations * USUAL_BLOCK_S
+        self._by_count = Fallback(
+            f"{source.host}: a block counts as final after {confirmations} others, some {late_s:.0f} s", log, clock
+        )
+        self._knows_finalized = False  # it has told such a block
+        self._was_denied = False  # the last question for one
         self._wanted = wanted
         self._confirmations = confirmations
         self._is_polygon = False  # until it was asked
@@ -70,19 +92,38 @@ class Provider:
 
     # --- whether it can be used ----------------------------------------------------------------------------------
 
-    def leave(self, now: float, reason: str, at_least_s: float = 0.0) -> None:
-        """Use other providers for a while: longer each time in a row."""
-        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures, 10))
-        self._failures += 1
-        self.reason = reason
-        self.away_until = now + max(pause_s, at_least_s)
+    def leave(self, now: float, error: Unavailable | TooLarge) -> None:
+        """Use other providers for a while: longer each time in a row, unless one of its other nodes may do."""
+        pause_s = FIRST_PAUSE_S
+        if not isinstance(error, NodeBehind):
+            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures, 10))
+            self._failures += 1
+        self.reason = error.reason
+        self.away_until = now + (max(pause_s, error.retry_after_s) if isinstance(error, Unavailable) else pause_s)
 
     def note_success(self) -> None:
         self._failures, self.reason = 0, ""
 
+    @property
+    def blocks_behind(self) -> int:
+        """How much older its head is than the newest final block: where that has to be guessed by counting."""
+        return self._confirmations if self._by_count.describe() else 0
+
     def age_limit_s(self, fresh_s: float) -> float:
         """Up to which age its head counts as that of a node that keeps up."""
-        return fresh_s if self.has_finalized else fresh_s + BLOCK_S * self._confirmations
+        return fresh_s + BLOCK_S * self.blocks_behind
+
+    def delay(self) -> str:
+        """Why its fills arrive late; empty where they don't."""
+        if not self.blocks_behind:
+            return ""
+        return f"fills arrive about {self.blocks_behind * USUAL_BLOCK_S:.0f} s late: {self._by_count.describe()}"
+
+    def troubles(self, now: float) -> list[str]:
+        """What an operator should know of it."""
+        away = f"{self.reason}; left for {max(0.0, self.away_until - now):.0f} s" if self.reason else ""
+        small = f"{self.host}: {self.chunk.limit} blocks a request" if self.chunk.is_reduced else ""
+        return [text for text in (away, small, self._by_count.describe(), self._rpc.trouble()) if text]
 
     # --- blocks --------------------------------------------------------------------------------------------------
 
@@ -90,12 +131,8 @@ class Provider:
         """Ask for the newest final block. The first time also for the chain that this is."""
         if not self._is_polygon:
             self._check_chain()
-        head = self._finalized() if self.has_finalized else None
-        if head is None:
-            self.has_finalized = False
-            head = self._confirmed()
-        self.head = head
-        return head
+        self.head = self._confirmed() if self._by_count.is_on else self._finalized()
+        return self.head
 
     def block_time(self, number: int) -> int:
         """Unix seconds of a block that the provider has."""
@@ -111,12 +148,31 @@ class Provider:
             )
         self._is_polygon = True
 
-    def _finalized(self) -> Head | None:
-        """None when the provider does not know the word."""
-        answer = self._rpc.ask(_block("finalized"))[0]
-        if isinstance(answer, RpcError):
-            return None
-        return self._head(_decoded(answer))
+    def _finalized(self) -> Head:
+        """The newest final block, as the provider tells it; counted where it does not know that word.
+
+        One that has known it is asked once more before an error counts as that.
+        """
+        try:
+            head = self._told_final()
+        except TooMuch:
+            raise
+        except (Unavailable, TooLarge) as error:
+            is_first, self._was_denied = not self._was_denied, True
+            if is_first and (self._knows_finalized or _asks_to_wait(error)):
+                raise
+            head = self._confirmed()  # raises where the node is down altogether
+            self._by_count.begin(error.reason)
+            return head
+        self._knows_finalized, self._was_denied = True, False
+        self._by_count.end()
+        return head
+
+    def _told_final(self) -> Head:
+        head = self._head(_decoded(self._rpc.result(self._rpc.ask(_block("finalized"))[0])))
+        if head is None:
+            raise Unavailable(f"{self.host} answers no block for 'finalized'")
+        return head
 
     def _confirmed(self) -> Head:
         newest = self._quantity(
@@ -128,7 +184,7 @@ class Provider:
     def _known_block(self, number: int, answer: Answer) -> Head:
         head = self._head(_decoded(self._rpc.result(answer)))
         if head is None or head.number != number:
-            raise Unavailable(f"{self.host} does not have block {number}")
+            raise NodeBehind(f"{self.host} does not have block {number}")
         return head
 
     def _head(self, block: Any) -> Head | None:
@@ -150,8 +206,8 @@ class Provider:
     def last_of_chunk(self, first: int, head: Head) -> int:
         """The last block to ask for together with `first`."""
         blocks = self.chunk.blocks
-        if self._lacks_times and not self._rpc.takes_batches:
-            blocks = min(blocks, MOST_SINGLE_LOOK_UPS)
+        if self._lacks_times:
+            blocks = min(blocks, MAX_LOOK_UPS * self._rpc.batch_limit)
         return min(head.number, first + blocks - 1)
 
     def logs(self, first: int, last: int) -> list[Log]:
@@ -162,33 +218,38 @@ class Provider:
             "fromBlock": hex(first),
             "toBlock": hex(last),
         }
-        answers = self._rpc.ask(*self._node_s_place(), Call("eth_getLogs", [wanted]))
-        logs = self._rpc.result(answers[-1])
-        if len(answers) > 1:
-            self._check_place(answers[0], last)
+        place, answer = self._rpc.ask(Call("eth_blockNumber"), Call("eth_getLogs", [wanted]))
+        logs = self._rpc.result(answer)
+        self._check_place(place, last)
         read = list(self._read(logs, first, last))
         return sorted(read, key=lambda log: last if log.block is None else log.block)
 
     def times(self, logs: Sequence[Log], known: Callable[[int], int | None]) -> dict[int, int]:
-        """Times of those blocks whose logs don't tell them; `known`: what was looked up before."""
+        """Times of those blocks whose logs don't tell them readably; `known`: what was looked up before.
+
+        A block that does not tell its own time is left out.
+        """
         blocks = sorted({log.block for log in logs if log.block is not None and not has_time(log.fields)})
-        self._lacks_times = self._lacks_times or bool(blocks)
+        self._lacks_times = bool(blocks) if logs else self._lacks_times
         times = {block: time for block in blocks if (time := known(block)) is not None}
         missing = [block for block in blocks if block not in times]
-        for start in range(0, len(missing), BATCH):
-            some = missing[start : start + BATCH]
-            answers = self._rpc.ask(*(_block(hex(number)) for number in some))
-            found = [self._known_block(number, answer) for number, answer in zip(some, answers, strict=True)]
-            times.update((block.number, block.timestamp) for block in found)
+        answers = self._rpc.ask(*(_block(hex(number)) for number in missing))
+        for number, answer in zip(missing, answers, strict=True):
+            if (time := self._time_of(number, answer)) is not None:
+                times[number] = time
         return times
 
-    def _node_s_place(self) -> tuple[Call, ...]:
-        return (Call("eth_blockNumber"),) if self._rpc.takes_batches else ()
+    def _time_of(self, number: int, answer: Answer) -> int | None:
+        """None where the block is there and its time can't be read. Raises Unavailable."""
+        block = _decoded(self._rpc.result(answer))
+        if not isinstance(block, dict) or block.get("number") != hex(number) or has_time(block, "timestamp"):
+            return self._known_block(number, answer).timestamp
+        return None
 
     def _check_place(self, answer: Answer, last: int) -> None:
         newest = self._quantity(_decoded(self._rpc.result(answer)), "eth_blockNumber")
         if newest < last:
-            raise Unavailable(f"{self.host}: the node that answers is at block {newest} and can't know of {last}")
+            raise NodeBehind(f"{self.host}: the node that answers is at block {newest} and can't know of {last}")
 
     def _read(self, result: bytes, first: int, last: int) -> Iterator[Log]:
         try:
@@ -202,6 +263,10 @@ class Provider:
             if _is_foreign(log.fields, self._wanted.addresses):
                 raise Unavailable(f"{self.host} answers a log of another contract: {log.fields.get('address')}")
             yield log
+
+
+def _asks_to_wait(error: Unavailable | TooLarge) -> bool:
+    return isinstance(error, Unavailable) and error.retry_after_s > 0
 
 
 def _block(tag: str) -> Call:

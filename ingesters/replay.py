@@ -3,8 +3,9 @@
 `processors.dead_letters replay` runs it as a process of its own: see common/helper_process.py. Nobody else does.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -31,12 +32,15 @@ from common.progress import DONE, Portion
 from common.redis_queue import Offer, RedisQueue
 from common.state import check_mode, read_state
 from ingesters import goldsky_ingester, market_publisher, polygon_ingester
-from ingesters.backfill_known import Barrier, without_known
+from ingesters.backfill_known import Barrier, Known, stored_contents, stored_ids, without_known
 from ingesters.backfill_run import RENEWALS, Keeper
+from ingesters.fill_identity import identity_of, places_of
 from ingesters.fill_parser import SCHEMAS
 from ingesters.log_decoder import has_time
 from ingesters.market_parser import offer_faulty, offer_market
 from ingesters.polygon import AskAgain, Page, Polygon
+from ingesters.polygon_window import SOURCE as POLYGON
+from ingesters.polygon_window import settle_older_state, window_blocks
 from ingesters.provider import Head, Log, log_of
 
 BARRIER_S = 60.0  # the longest wait for the writers
@@ -57,6 +61,7 @@ class Parsed(NamedTuple):
     letter: DeadLetter
     offer: Offer
     time: int = 0  # fills: Unix seconds of the event
+    log_index: int = 0  # of a log
 
 
 class Refused(NamedTuple):
@@ -110,10 +115,10 @@ class LogParser:
         logs = [log_of(letter.data) for letter in letters]
         untimed = {log.block: self._trouble_with_time(log) for log in logs if log.block is not None}
         page = Page(0, 0, Head(0, 0), logs, self._times)
-        return [
+        return _with_places(
             Refused(letter, untimed[log.block]) if log.block and untimed[log.block] else self._parsed(letter, log, page)
             for letter, log in zip(letters, logs, strict=True)
-        ]
+        )
 
     def close(self) -> None:
         if self._polygon is not None:
@@ -125,7 +130,9 @@ class LogParser:
         found = polygon_ingester.parse_log(log, page, self._settings.cutover_timestamp)
         if found is None:
             return Refused(letter, TAKEN_BACK_OR_OTHER_SIDE, is_unwanted=True)
-        return Refused(letter, found.offer.fault) if found.offer.fault else Parsed(letter, found.offer, found.time)
+        if found.offer.fault:
+            return Refused(letter, found.offer.fault)
+        return Parsed(letter, found.offer, found.time, found.log_index)
 
     def _trouble_with_time(self, log: Log) -> str:
         """Why the time of the log's block is not known; empty once it is, or the log tells it."""
@@ -141,7 +148,7 @@ class LogParser:
     def _block_time(self, block: int) -> int:
         """Raises Unavailable. The head is asked for first, which shows that the provider serves this chain."""
         if self._polygon is None:
-            self._polygon = polygon_ingester.open_polygon(self._settings, time.time)
+            self._polygon = polygon_ingester.open_polygon(self._settings, logging.getLogger(__name__), time.time)
         while True:
             time.sleep(self._polygon.wait_s())
             try:
@@ -151,13 +158,28 @@ class LogParser:
                 continue
 
 
+def _with_places(found: Iterable[Parsed | Refused]) -> list[Parsed | Refused]:
+    """Tell equal fills of one transaction apart, whose letters came together: see `fill_identity`."""
+    results = list(found)
+    places = places_of((each.offer.identity, each.log_index) for each in results if isinstance(each, Parsed))
+
+    def placed(parsed: Parsed) -> Parsed:
+        place = places[parsed.offer.identity, parsed.log_index]
+        return parsed._replace(offer=parsed.offer._replace(identity=identity_of(parsed.offer.identity, place)))
+
+    return [placed(each) if isinstance(each, Parsed) else each for each in results]
+
+
 # --- fills -----------------------------------------------------------------------------------------------------------
 
 
 class History:
     """Whether ClickHouse has a source's fills from below its floor, while no backfill of the source can publish."""
 
-    def __init__(self, queue: RedisQueue, clickhouse: ClickHouse, settings: Settings, source: str) -> None:
+    def __init__(
+        self, queue: RedisQueue, clickhouse: ClickHouse, settings: Settings, source: str, known_between: Known
+    ) -> None:
+        self._known_between = known_between
         self._queue = queue
         self._clickhouse = clickhouse
         self._settings = settings
@@ -177,7 +199,7 @@ class History:
         if not dry_run:
             self._be_sure(stream, offer.timestamp)
         dated = offer._replace(timestamp=parsed.time)
-        is_known = bool(without_known(self._clickhouse, Portion([dated], [], [], DONE)).known)
+        is_known = bool(without_known(self._clickhouse, Portion([dated], [], [], DONE), self._known_between).known)
         holder = self._lease.holder if self._lease else ""
         return InClickHouse(is_known or offer.identity in self._published, holder, self._floor)
 
@@ -360,12 +382,14 @@ class Replayers:
         queue, settings = self._queue, self._settings
         if source == market_publisher.SOURCE:
             return MarketReplayer(queue)
-        history = History(queue, self._clickhouse, settings, source)
         if source == goldsky_ingester.SOURCE:
+            history = History(queue, self._clickhouse, settings, source, stored_ids)
             window = Window(source, queue.cursor_keys(source)[0], goldsky_ingester.window_s(settings))
             return FillReplayer(queue, window, history, lambda letters: parse_rows(settings, letters), lambda: None)
-        if source == polygon_ingester.SOURCE:
-            window = Window(source, queue.height_keys(source)[0], polygon_ingester.window_blocks(settings))
+        if source == POLYGON:
+            settle_older_state(queue, settings)
+            history = History(queue, self._clickhouse, settings, source, stored_contents)
+            window = Window(source, queue.height_keys(source)[0], window_blocks(settings))
             parser = LogParser(settings)
             return FillReplayer(queue, window, history, parser, parser.close)
         raise ConfigError(f"no source of this pipeline is called {source!r}")

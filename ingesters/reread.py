@@ -3,6 +3,7 @@
 `monitoring.audit --against-source` runs it as a process of its own: see common/helper_process.py. Nobody else does.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def _subgraph(settings: Settings) -> Candidate:
 
 def _chain(settings: Settings, number: int, url: str) -> Candidate:
     alone = {"polygon_rpc_url": url, "polygon_max_blocks": min(MOST_BLOCKS, settings.polygon_max_blocks)}
-    polygon = open_polygon(settings.model_copy(update=alone), time.time)
+    polygon = open_polygon(settings.model_copy(update=alone), logging.getLogger(__name__), time.time)
     return Candidate(number, polygon.host, ChainStation(polygon, settings.cutover_timestamp), polygon)
 
 

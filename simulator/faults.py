@@ -16,8 +16,11 @@ KINDS = {
     "gamma": _HTTP_KINDS | frozenset(ROW_KINDS) | {"http_403", "markets_gone"},
     "goldsky": _HTTP_KINDS | frozenset(ROW_KINDS) | {"graphql_errors", "late_rows"},
     # No short page: a node that leaves logs out says so nowhere.
-    "polygon": _HTTP_KINDS | {"rpc_errors", "duplicate_rows", "malformed_record", "removed_logs"},
+    "polygon": _HTTP_KINDS
+    | {"rpc_errors", "finalized_errors", "refused_batch"}
+    | {"duplicate_rows", "malformed_record", "removed_logs", "late_logs"},
 }
+LATE_KINDS = frozenset({"late_rows", "late_logs"})
 _TIMEOUT_S = 30.0
 _LATE_S = 10.0
 _LATE_SHARE = 0.2
@@ -40,9 +43,9 @@ class Fault:
     fired: int = 0
 
     def is_over(self, now: float) -> bool:
-        if self.count is not None and self.kind != "late_rows" and self.fired >= self.count:
+        if self.count is not None and self.kind not in LATE_KINDS and self.fired >= self.count:
             return True
-        lasts = self.seconds is not None and self.kind not in {"timeout", "late_rows"}
+        lasts = self.seconds is not None and self.kind not in {"timeout", *LATE_KINDS}
         return lasts and self.seconds is not None and now >= self.since + self.seconds
 
     @property
@@ -54,11 +57,12 @@ class Fault:
         return _LATE_S if self.seconds is None else self.seconds
 
     def withholds(self, fill: Fill, now: float) -> bool:
-        """Whether a late-rows order keeps this fill back for the moment."""
+        """Whether an order of late rows, or of late logs, keeps this fill back for the moment."""
         age = fill.timestamp - self.since
         if age < 0 or (self.count is not None and age >= 2 * self.count) or now >= fill.timestamp + self.delay_s:
             return False
-        return unit(self.number, int(fill.order_hash[2:18], 16)) < self.probability
+        whole = fill.block_number if self.kind == "late_logs" else int(fill.order_hash[2:18], 16)
+        return unit(self.number, whole) < self.probability
 
 
 class FaultBook:
@@ -77,8 +81,8 @@ class FaultBook:
         chance (late_rows: this share of the rows). `seconds`: how long the order stands; for timeout the length of
         the silence (30), for late_rows the time for which a row stays away (10). `retry_after_s`: sent with http_429.
         `token`: only look-ups at Gamma that name this outcome token.
-        With none of these, the next answer (late_rows: one row in five until the orders are cleared). markets_gone
-        and an order for a token stand until they are cleared.
+        With none of these, the next answer (late_rows: one row in five until the orders are cleared). late_logs is
+        late_rows of whole blocks. markets_gone and an order for a token stand until they are cleared.
         """
         unknown = set(order) - {"target", "kind", "count", "probability", "retry_after_s", "seconds", "token"}
         if unknown:
@@ -92,7 +96,7 @@ class FaultBook:
             target=target,
             kind=kind,
             count=_count(order, str(kind)),
-            probability=_number(order, "probability", 1.0, _LATE_SHARE if kind == "late_rows" else 1.0),
+            probability=_number(order, "probability", 1.0, _LATE_SHARE if kind in LATE_KINDS else 1.0),
             retry_after_s=_optional(order, "retry_after_s"),
             seconds=_optional(order, "seconds"),
             since=now,
@@ -121,6 +125,9 @@ class FaultBook:
     def late(self, now: float) -> list[Fault]:
         return [fault for fault in self._standing(now) if fault.kind == "late_rows"]
 
+    def late_logs(self, now: float) -> list[Fault]:
+        return [fault for fault in self._standing(now) if fault.kind == "late_logs"]
+
     def spoil(self, target: str, rows: list[dict[str, Any]], now: float) -> list[dict[str, Any]]:
         """The rows of a page as the row orders leave them; rows that came through are the same objects."""
         if len(rows) > 1 and self.take(target, {"short_page"}, now):
@@ -146,9 +153,7 @@ class FaultBook:
     def _with_malformed_log(self, logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Puts a broken copy behind a log, with a transaction of its own."""
         place, number = self._rng.randrange(len(logs)), len(self.malformed)
-        # What a log does not have can't be broken in it: a node that tells no times has them asked for block by block.
-        breaks = [how for how in BREAKS["polygon"] if how[0] in logs[place]]
-        key, value = breaks[number % len(breaks)]
+        key, value = BREAKS["polygon"][number % len(BREAKS["polygon"])]
         transaction = f"{logs[place]['transactionHash'][:-16]}bad{number:013x}"
         broken = {**logs[place], "transactionHash": transaction, key: value}
         if value is None:
@@ -190,7 +195,7 @@ BREAKS: dict[str, tuple[tuple[str, str | None], ...]] = {
     "polygon": (
         ("data", "0x12"),
         ("data", None),
-        ("blockTimestamp", "yesterday"),
+        ("topics", None),
         ("address", "0x0"),
         ("blockNumber", None),
     ),
@@ -219,7 +224,7 @@ def _count(order: dict[str, Any], kind: str) -> int | None:
     if value is None:
         lasts = kind == "markets_gone" or "token" in order
         is_open = lasts or "probability" in order or ("seconds" in order and kind != "timeout")
-        return None if kind == "late_rows" or is_open else 1
+        return None if kind in LATE_KINDS or is_open else 1
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"count: expected a positive integer, got {value!r}")
     return value

@@ -20,6 +20,8 @@ V1_TOPIC = "0xd0a08e8c493f9c94f29311604c9de1b4e8c8d4c06bd0c789af57f2d65bfec0f6"
 V2_TOPIC = "0xd543adfd945773f1a62f74f0ee55a5e3b9b1a28262980ba90b1a89f2ea84d8ee"
 
 _INVALID_REQUEST, _NO_METHOD, _INVALID_PARAMS, _LIMIT_EXCEEDED = -32600, -32601, -32602, -32005
+_INTERNAL = -32603
+_ODD_TIMES: tuple[Any, ...] = ("0x0", "", 1_777_374_050, "1777374050", None, "yesterday")
 _LAG_S = 10.0
 _REFUSED_SHARE = 0.35
 _QUANTITY = re.compile(r"0x[0-9a-f]{1,16}")
@@ -34,10 +36,12 @@ class Provider(NamedTuple):
     lag_s: float = 0.0  # its nodes are so far behind
     is_balanced: bool = False  # every second request reaches a node that lags
     has_times: bool = True  # blockTimestamp in the logs
+    has_odd_times: bool = False  # there, and of no use
     has_finalized: bool = True
     takes_batches: bool = True
+    most_calls: int | None = None  # in a batch
+    is_renumbered: bool = False  # its logs have numbers of their own, in the same order
     chain_id: int = CHAIN_ID
-    index_shift: int = 0  # by so much it numbers a block's logs otherwise
     is_flaky: bool = False
     is_down: bool = False
 
@@ -47,6 +51,10 @@ PROVIDERS = {
     "cap10": Provider(10, (_INVALID_REQUEST, "eth_getLogs requests may span up to a 10 block range")),
     "cap1000": Provider(1000, (-32701, "exceeded maximum block range")),
     "cap10000": Provider(10_000, (_INVALID_PARAMS, "ranges over 10000 blocks are not supported"), most_logs=10_000),
+    "oddcap": Provider(20, (-32011, "no backend is currently healthy to serve traffic")),
+    "oddtime": Provider(has_odd_times=True),
+    "batch3": Provider(has_times=False, most_calls=3),
+    "renumbered": Provider(is_renumbered=True),
     "flaky": Provider(is_flaky=True),
     "down": Provider(is_down=True),
     "notime": Provider(has_times=False),
@@ -54,7 +62,6 @@ PROVIDERS = {
     "nobatch": Provider(takes_batches=False),
     "lagging": Provider(lag_s=_LAG_S),
     "balanced": Provider(is_balanced=True),
-    "renumbered": Provider(index_shift=1000),
     "otherchain": Provider(chain_id=1),
 }
 
@@ -122,6 +129,9 @@ class Node:
         return int(tag, 16)
 
     def _block(self, tag: Any, _full: bool = False) -> dict[str, Any] | None:  # noqa: FBT001, FBT002 - the protocol's order
+        now = self._world.now()
+        if tag == "finalized" and self._service.faults.take("polygon", {"finalized_errors"}, now):
+            raise RpcError(_INTERNAL, "internal error")
         number = self._number(tag)
         if number > self._newest():
             return None
@@ -150,12 +160,21 @@ class Node:
 
     def _shown_rows(self, fills: list[Fill]) -> list[dict[str, Any]]:
         seed, faults, now = self._world.settings.seed, self._service.faults, self._world.now()
-        provider = self._provider
-        rows = [log_of(fill, seed, has_time=provider.has_times, index_shift=provider.index_shift) for fill in fills]
+        withheld = faults.late_logs(now)
+        fills = [fill for fill in fills if not any(fault.withholds(fill, now) for fault in withheld)]
+        rows = [self._as_this_provider(log_of(fill, seed, has_time=self._provider.has_times)) for fill in fills]
         by_row = {id(row): fill for row, fill in zip(rows, fills, strict=True)}
         left = faults.spoil_logs(faults.spoil("polygon", rows, now), now)
         self.shown += [by_row[id(row)] for row in left if id(row) in by_row]
         return left
+
+    def _as_this_provider(self, log: dict[str, Any]) -> dict[str, Any]:
+        number = int(log["logIndex"], 16)
+        if self._provider.is_renumbered:
+            log["logIndex"] = hex(number // 2 + 7)  # they are two apart at least
+        if self._provider.has_odd_times:
+            log["blockTimestamp"] = _ODD_TIMES[number % len(_ODD_TIMES)]
+        return log
 
 
 def _matching(world: World, numbers: range, wanted: dict[str, Any]) -> Iterator[Fill]:
@@ -179,7 +198,7 @@ def topic_of(fill: Fill) -> str:
     return V1_TOPIC if fill.is_v1 else V2_TOPIC
 
 
-def log_of(fill: Fill, seed: int, *, has_time: bool = True, index_shift: int = 0) -> dict[str, Any]:
+def log_of(fill: Fill, seed: int, *, has_time: bool = True) -> dict[str, Any]:
     """A fill as an entry of eth_getLogs."""
     log = {
         "address": fill.exchange,
@@ -189,7 +208,7 @@ def log_of(fill: Fill, seed: int, *, has_time: bool = True, index_shift: int = 0
         "transactionHash": fill.transaction_hash,
         "transactionIndex": hex(fill.log_index // 4),
         "blockHash": hex_digest(seed, "block", fill.block_number),
-        "logIndex": hex(fill.log_index + index_shift),
+        "logIndex": hex(fill.log_index),
         "removed": False,
     }
     return log | {"blockTimestamp": hex(fill.timestamp)} if has_time else log
@@ -256,9 +275,33 @@ def _respond(service: Service, node: Node, provider: Provider, raw: bytes) -> Pr
         return Prepared(as_json(node.answer(None)))
     if not isinstance(asked, list):
         body: Any = node.answer(asked)
-    elif provider.takes_batches:
+    elif refusal := _batch_refusal(service, provider, len(asked)):
+        return Prepared(refusal)
+    else:
         # The protocol allows any order.
         body = [node.answer(call) for call in reversed(asked)]
-    else:
-        body = {"jsonrpc": "2.0", "id": None, "error": {"code": _INVALID_REQUEST, "message": "batches are not allowed"}}
     return Prepared(as_json(body), partial(service.served.add_fills, node.shown))
+
+
+def _batch_refusal(service: Service, provider: Provider, calls: int) -> Response | None:
+    """How a batch is refused: by whom it is too large for, and in one way after the other where it was ordered."""
+    error = {"code": _INVALID_REQUEST, "message": "batches are not allowed"}
+    if not provider.takes_batches:
+        return as_json({"jsonrpc": "2.0", "id": None, "error": error})
+    if provider.most_calls is not None and calls > provider.most_calls:
+        text = f"batch of more than {provider.most_calls} requests not allowed"
+        return as_json([{"jsonrpc": "2.0", "id": None, "error": {"code": 31, "message": text}}])
+    fault = service.faults.take("polygon", {"refused_batch"}, service.world.now())
+    if fault is None:
+        return None
+    status, body = _BATCH_REFUSALS[(fault.number + fault.fired) % len(_BATCH_REFUSALS)]
+    return as_json(body, status)
+
+
+_BATCH_REFUSALS: tuple[tuple[int, Any], ...] = (
+    (200, {"jsonrpc": "2.0", "id": None, "error": {"code": 31, "message": "no"}}),
+    (403, {"message": "forbidden"}),
+    (200, []),
+    (500, {"error": "batch"}),
+    (413, "too large"),
+)

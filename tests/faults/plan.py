@@ -40,7 +40,8 @@ HAND_OVERS = (
 )
 HOLDING = "holding"  # at a moment when it is inside its hand-over
 SOURCES = ("goldsky", "goldsky", "polygon", "polygon", "gamma")  # those of fills twice as often
-# All that the simulator has, but for late_rows: only new fills can be late, and the subgraph has the old ones.
+# All that the simulator has, but for late_rows: only new fills can be late, and the subgraph has the old ones. Those of
+# late_logs appear before the second look: see POLYGON_SECOND_LOOK_S in stack.py.
 SOURCE_FAULTS: dict[str, tuple[dict[str, float], ...]] = {
     "http_403": ({"count": 3},),
     "http_429": ({"count": 2, "retry_after_s": 1}, {"count": 1}),
@@ -50,6 +51,9 @@ SOURCE_FAULTS: dict[str, tuple[dict[str, float], ...]] = {
     "garbage": ({"count": 2},),
     "graphql_errors": ({"count": 2}, {"probability": 0.5, "seconds": 3}),
     "rpc_errors": ({"count": 2}, {"probability": 0.5, "seconds": 3}),
+    "finalized_errors": ({"count": 1}, {"probability": 0.5, "seconds": 5}),
+    "refused_batch": ({"count": 1}, {"probability": 0.7, "seconds": 5}),
+    "late_logs": ({"count": 3, "seconds": 7}, {"probability": 0.3, "seconds": 5}),
     "short_page": ({"count": 5}, {"probability": 0.5, "seconds": 5}),
     "duplicate_rows": ({"count": 5}, {"probability": 0.5, "seconds": 5}),
     "malformed_record": ({"count": 3},),

@@ -58,6 +58,7 @@ QUICK = {
     "GOLDSKY_PAGE_SIZE": "60",
     "POLYGON_POLL_INTERVAL": "1",
     "POLYGON_MAX_BLOCKS": "2",
+    "POLYGON_SECOND_LOOK_S": "8",
 }
 # Merges would remove duplicates before they are counted. Settings of the tables, unlike SYSTEM STOP MERGES, survive a
 # restart of the server; without merges the number of parts has to be allowed to grow.

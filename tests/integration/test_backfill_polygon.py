@@ -79,6 +79,35 @@ def test_blocks_that_were_read_before_are_left_out(
     assert sorted(pipeline.ids("order_filled")) == sorted(truth(simulator, begin, span[1]))
 
 
+def test_blocks_whose_logs_another_provider_numbers_differently_are_left_out_as_well(
+    pipeline: Pipeline, simulator: SimulatorServer, own: Settings, span: tuple[int, int]
+) -> None:
+    begin = span[1] - 300
+    backfill(own, begin + 50, begin + 200, source="polygon")
+    write_all(pipeline)
+    before = set(pipeline.ids("order_filled"))
+    other = own.model_copy(update={"polygon_rpc_url": f"{simulator.polygon_url}/renumbered"})
+    for _ in range(2):
+        backfill(other, begin, span[1] - 60, source="polygon")
+        write_all(pipeline)
+    stored = pipeline.ids("order_filled")
+    assert before < set(stored)
+    assert len(set(stored)) == len(stored) == len(truth(simulator, begin, span[1] - 60))
+
+
+def test_a_backfill_reaches_to_where_a_live_ingester_has_just_begun(
+    pipeline: Pipeline, simulator: SimulatorServer, own: Settings, span: tuple[int, int]
+) -> None:
+    """What it publishes late lies behind its cursor, but not before its first block."""
+    begin = span[1] - 300
+    live = polygon_ingester.build(Context(own, pipeline.queue, LOG, lambda: False))
+    wait_until(lambda: live.step() >= 0 and bool(published(pipeline)), "the live ingester has begun")
+    live.close()
+    write_all(pipeline)
+    backfill(own, begin, span[1] + 86_400, source="polygon")
+    assert_live_has_the_rest(polygon_ingester.build, pipeline, simulator, own, begin)
+
+
 @pytest.mark.parametrize("habits", [("cap10",), ("notime",), ("lagging",), ("down", "cap1000")])
 def test_providers_with_habits_cost_nothing(
     pipeline: Pipeline, simulator: SimulatorServer, own: Settings, span: tuple[int, int], habits: tuple[str]

@@ -29,6 +29,7 @@ from tests.integration.ingesting import (
     run_until,
     upstream,
 )
+from tests.integration.scripted_chain import block_of, log
 from tests.servers import RedisServer
 from tests.simulator import SimulatorServer
 from tests.waiting import wait_until
@@ -223,10 +224,55 @@ def test_new_fills_arrive_after_the_ingester_has_caught_up(redis_server: RedisSe
     assert_complete(context, live)
 
 
+def test_passing_errors_leave_no_lasting_harm(redis_server: RedisServer, live: SimulatorServer) -> None:
+    """The lag is back to normal within a minute, without a restart."""
+    context = context_of(redis_server, live)
+    stage = build(context)
+    run_until(stage, lambda: stage.report()["source_state"] == "live", "the ingester has caught up")
+    for kind in ("finalized_errors", "refused_batch", "rpc_errors"):
+        live.add_fault("polygon", kind)
+    run_until(stage, lambda: not live.faults(), "the errors are dealt")
+    run_until(stage, lambda: stage.report()["detail"] == "", "nothing is left of them", 20)
+    assert float(str(stage.report()["lag_s"])) < 20
+    live.freeze()
+    run_to_the_end(stage, context, live)
+    assert_complete(context, live)
+
+
+def test_logs_that_appear_late_are_found(redis_server: RedisServer, live: SimulatorServer) -> None:
+    context = context_of(redis_server, live, polygon_overlap_blocks=0, polygon_second_look_s=3)
+    stage = build(context)
+    run_until(stage, lambda: stage.report()["source_state"] == "live", "the ingester has caught up")
+    live.add_fault("polygon", "late_logs", count=2, seconds=6, probability=1)  # a block is final 4 s after its time
+    run_until(stage, lambda: int(str(stage.report()["late_fills"])) > 0, "late ones are found")
+    live.freeze()
+    run_to_the_end(stage, context, live)
+    assert_complete(context, live)
+
+
+def test_a_provider_that_numbers_logs_in_its_own_way_doubles_nothing(
+    redis_server: RedisServer, simulator: SimulatorServer
+) -> None:
+    context = context_of(redis_server, simulator)
+    run_to_the_end(build(context), context, simulator)
+    before = ids(context)
+    context.queue.call("DEL", *context.queue.height_keys("polygon"))  # all of it is read again
+    other = context_of(redis_server, simulator, ["renumbered"], key_prefix=context.settings.key_prefix)
+    stage = build(other)
+    run_until(stage, lambda: int(str(stage.report()["records_known"])) >= len(before), "it has read what is there")
+    assert ids(context) == before
+
+
 # --- providers -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("provider", ["cap10", "cap1000", "cap10000", "notime", "nobatch", "otherchain,notime"])
+@pytest.mark.parametrize(
+    "provider",
+    [
+        *("cap10", "cap1000", "cap10000", "notime", "nobatch", "otherchain,notime"),
+        *("oddcap", "oddtime", "batch3", "batch3,oddcap"),
+    ],
+)
 def test_a_provider_s_habits_lose_nothing(redis_server: RedisServer, simulator: SimulatorServer, provider: str) -> None:
     context = context_of(redis_server, simulator, provider.split(","), polygon_max_blocks=64)
     run_to_the_end(build(context), context, simulator)
@@ -411,7 +457,7 @@ def test_a_malformed_log_is_a_dead_letter_and_the_rest_goes_on(
     assert_complete(context, simulator)
     letters = dead_letters(context, STREAM)
     assert len(letters) == len(set(simulator.truth_malformed()) - known) == 5
-    assert {letter.reason.split(":")[0] for letter in letters} <= {"data", "blockTimestamp", "address", "blockNumber"}
+    assert {letter.reason.split(":")[0] for letter in letters} <= {"data", "topics", "address", "blockNumber"}
 
 
 def test_a_provider_that_hangs_is_cut_off_and_left(redis_server: RedisServer, simulator: SimulatorServer) -> None:
@@ -434,10 +480,6 @@ def test_a_full_stream_makes_the_ingester_wait(redis_server: RedisServer, simula
 # --- a node that says what the simulator never would ----------------------------------------------------------------
 
 
-def block_of(number: int, time_s: int) -> dict[str, Any]:
-    return {"number": hex(number), "timestamp": hex(time_s)}
-
-
 def answered(calls: Any, results: dict[str, Any]) -> Reply:
     """The answers to a call or a batch; what is not told has the simulator's usual answer."""
     usual = {"eth_chainId": "0x89", "eth_blockNumber": "0xfffffff", "eth_getLogs": []}
@@ -446,23 +488,6 @@ def answered(calls: Any, results: dict[str, Any]) -> Reply:
         return {"jsonrpc": "2.0", "id": call["id"], "result": (usual | results).get(call["method"])}
 
     return as_json([one(call) for call in calls] if isinstance(calls, list) else one(calls))
-
-
-def log(block: int, index: int, *, v1: bool, time_s: int) -> dict[str, Any]:
-    topic = "d0a08e8c493f9c94f29311604c9de1b4e8c8d4c06bd0c789af57f2d65bfec0f6"
-    if not v1:
-        topic = "d543adfd945773f1a62f74f0ee55a5e3b9b1a28262980ba90b1a89f2ea84d8ee"
-    wallet = f"0x{0xA1:064x}"
-    return {
-        "address": "0x4bfb41d5b3570defd03c39a9a4d8de6bd8b8982e",
-        "topics": [f"0x{topic}", f"0x{'0c' * 32}", wallet, wallet],
-        "data": "0x" + f"{0:064x}{7:064x}{5:064x}{9:064x}{0:064x}" + ("" if v1 else "0" * 128),
-        "blockNumber": hex(block),
-        "blockTimestamp": hex(time_s),
-        "transactionHash": f"0x{block:064x}",
-        "logIndex": hex(index),
-        "removed": False,
-    }
 
 
 def scripted(redis: RedisServer, url: str, **settings: object) -> tuple[Context, PolygonIngester]:
@@ -557,10 +582,8 @@ def test_an_answer_that_is_too_long_is_asked_for_in_smaller_parts(redis_server: 
 
     def node(request: Asked) -> Reply:
         calls = json.loads(request.body)
-        wanted = (
-            [call["params"][0] for call in calls if call["method"] == "eth_getLogs"] if isinstance(calls, list) else []
-        )
-        for each in wanted:
+        both = calls if isinstance(calls, list) else [calls]
+        for each in [call["params"][0] for call in both if call["method"] == "eth_getLogs"]:
             spans.append(int(each["toBlock"], 16) - int(each["fromBlock"], 16) + 1)
             if spans[-1] > 30:
                 return Reply(b"payload too large", 413)
@@ -569,7 +592,7 @@ def test_an_answer_that_is_too_long_is_asked_for_in_smaller_parts(redis_server: 
     with upstream(node) as url:
         context, stage = scripted(redis_server, url, polygon_max_blocks=100)
         run_until(stage, lambda: stage.report()["source_state"] == "stale", "the end is reached")
-        assert spans[:3] == [100, 50, 25]
+        assert spans[:5] == [100, 100, 50, 50, 25]  # each once in a batch and once alone
         assert read_state(context.queue, "polygon_last_block") == str(86_126_998 + 99)
 
 

@@ -22,6 +22,7 @@ from ingesters.backfill_known import without_known
 from ingesters.goldsky_ingester import offer_fill
 from ingesters.log_decoder import V1_TOPIC, V2_TOPIC
 from ingesters.market_parser import offer_faulty, offer_market
+from ingesters.polygon_window import settle_older_state
 from ingesters.replay import Replayers
 from processors import dead_letters
 from simulator import chain
@@ -50,6 +51,7 @@ def pipeline_settings(redis_server: RedisServer, clickhouse_server: ClickHouseSe
 def pipeline(pipeline_settings: Settings) -> Iterator[Pipeline]:
     """Yield streams alone: most tests here need no tables."""
     with open_pipeline(pipeline_settings) as pipeline:
+        settle_older_state(pipeline.queue, pipeline_settings)
         yield pipeline
 
 

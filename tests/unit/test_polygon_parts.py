@@ -1,5 +1,6 @@
 """The pure parts of the chain's source: how much to ask for, where to begin, what to publish together."""
 
+import logging
 from itertools import count, pairwise
 from typing import Any
 
@@ -12,8 +13,8 @@ from common.errors import ConfigError, Unavailable
 from common.http import Rejected
 from common.redis_queue import Offer
 from ingesters.block_search import Search
-from ingesters.chunk_size import DOUBT_AFTER, GROW_AFTER, ChunkSize
-from ingesters.json_rpc import Call, JsonRpc, RpcError, TooLarge
+from ingesters.chunk_size import GROW_AFTER, HINTED_S, LONGEST_S, PATIENT_S, ChunkSize
+from ingesters.json_rpc import MAX_CALLS, Call, JsonRpc, RpcError, TooLarge
 from ingesters.log_decoder import V1_TOPIC, V2_TOPIC
 from ingesters.polygon import Page
 from ingesters.polygon_ingester import MOST_OFFERS, ParsedLog, exchange_addresses, parse_log, provider_urls, slices
@@ -36,7 +37,7 @@ def requests_until(size: ChunkSize, cap: int, wanted: int) -> int:
     for request in count(1):
         asked = size.blocks
         if asked > cap:
-            size.refuse(asked)
+            size.refuse(asked, 0)
             continue
         size.accept(asked)
         if asked >= wanted:
@@ -59,11 +60,11 @@ def test_the_largest_size_that_a_provider_allows_is_found_in_the_end(cap: int) -
 
 def test_a_hint_is_taken_at_once_and_kept() -> None:
     size = ChunkSize(500)
-    assert size.refuse(500, 10)
-    assert size.blocks == 10
-    for _ in range(DOUBT_AFTER - 1):
+    assert size.refuse(500, 0, 10)
+    for _ in range(1000):
+        assert size.blocks == 10
         size.accept(10)
-    assert size.blocks == 10
+        size.doubt(HINTED_S - 1)
 
 
 def test_a_provider_that_becomes_stricter_is_followed() -> None:
@@ -72,27 +73,57 @@ def test_a_provider_that_becomes_stricter_is_followed() -> None:
     assert requests_until(size, 10, 5) < 10
 
 
-def test_a_limit_is_doubted_after_a_while() -> None:
-    size = ChunkSize(500)
-    size.refuse(500, 10)
-    for _ in range(DOUBT_AFTER):
-        size.accept(10)
-    assert size.blocks == 20
+def test_a_limit_is_doubted_after_a_while_and_less_and_less_often() -> None:
+    size, pauses, now = ChunkSize(500), list[float](), 0.0
+    size.refuse(500, now)
+    for _ in range(10):
+        began = now
+        while size.limit == 250:  # so much is answered; what is asked for at the head is less
+            size.accept(10)
+            now += 1
+            size.doubt(now)
+        pauses.append(now - began)
+        size.accept(250)
+        assert size.limit == 500
+        assert size.refuse(500, now)
+    assert pauses[:3] == [PATIENT_S, 2 * PATIENT_S, 4 * PATIENT_S]
+    assert pauses[-1] == LONGEST_S
 
 
 def test_a_small_answer_proves_nothing() -> None:
     size = ChunkSize(500)
-    size.refuse(500)
-    for _ in range(10 * DOUBT_AFTER):
+    size.refuse(500, 0)
+    for _ in range(2000):
         size.accept(3)
     assert size.blocks == 250
 
 
 def test_one_block_can_not_be_made_smaller() -> None:
     size = ChunkSize(500)
-    assert not size.refuse(1)
+    assert not size.refuse(1, 0)
     assert size.blocks == 1
-    assert size.is_reduced
+
+
+def test_an_error_counts_as_a_refusal_the_second_time() -> None:
+    size = ChunkSize(500)
+    assert not size.fail(500, 0)
+    assert size.blocks == 500
+    assert size.fail(500, 0)
+    assert size.blocks == 250
+    assert size.fail(250, 0)
+    assert size.blocks == 125
+
+
+def test_errors_down_to_one_block_say_nothing_of_the_range() -> None:
+    size = ChunkSize(500)
+    size.refuse(500, 0, 100)
+    size.accept(100)
+    size.fail(100, 0)
+    while size.fail(size.blocks, 0):
+        assert size.blocks < 100
+    assert (size.blocks, size.limit) == (1, 100)
+    size.accept(1)
+    assert size.blocks == 100
 
 
 # --- errors --------------------------------------------------------------------------------------------------------
@@ -119,7 +150,8 @@ class Source:
 
 
 def rpc(answer: bytes | Exception) -> JsonRpc:
-    return JsonRpc(Source(answer))  # type: ignore[arg-type]  # what of an HttpSource is used
+    source: Any = Source(answer)  # what of an HttpSource is used
+    return JsonRpc(source, logging.getLogger(__name__), lambda: 0.0)
 
 
 def failure_of(code: Any, message: Any) -> Exception:
@@ -184,31 +216,34 @@ def test_an_error_in_a_batch_concerns_its_own_call() -> None:
     assert isinstance(second, RpcError)
 
 
-def test_a_batch_that_is_answered_in_part_is_no_answer() -> None:
-    with pytest.raises(Unavailable, match="answers 1 of 2 calls"):
-        rpc(b'[{"id":0,"result":"0x1"}]').ask(Call("a"), Call("b"))
-
-
 @pytest.mark.parametrize(
-    "answer",
-    [b'{"id":null,"error":{"code":-32600,"message":"no batches"}}', Rejected("answers 400: no batches", 400, "")],
+    ("answer", "reason"),
+    [
+        (b'[{"id":0,"result":"0x1"}]', "answers a list to a single call"),
+        (b"[]", "answers a list to a single call"),
+        (b"batches are not supported", "answers no JSON-RPC"),
+        (Rejected("answers 400: no batches", 400, ""), "answers 400"),
+        (Unavailable("answers 500"), "answers 500"),
+    ],
 )
-def test_an_endpoint_without_batches_is_asked_call_by_call(answer: bytes | Exception) -> None:
+def test_what_single_calls_do_not_pass_either_is_no_refusal_of_a_batch(answer: bytes | Exception, reason: str) -> None:
     endpoint = rpc(answer)
-    alone = RpcError(-32600, "no batches")
-    if isinstance(answer, Exception):
-        with pytest.raises(Unavailable, match="answers 400"):
-            endpoint.ask(Call("a"), Call("b"))
-    else:
-        assert endpoint.ask(Call("a"), Call("b")) == [alone, alone]
-    assert not endpoint.takes_batches
+    with pytest.raises(Unavailable, match=reason):
+        endpoint.ask(Call("a"), Call("b"))
+    assert (endpoint.batch_limit, endpoint.trouble()) == (MAX_CALLS, "")
+
+
+def test_an_error_of_each_call_is_no_refusal_of_a_batch() -> None:
+    endpoint, alone = rpc(b'{"id":null,"error":{"code":-32600,"message":"no"}}'), RpcError(-32600, "no")
+    assert endpoint.ask(Call("a"), Call("b")) == [alone, alone]
+    assert endpoint.batch_limit == MAX_CALLS
 
 
 def test_a_rate_limit_of_a_whole_batch_does_not_make_it_many_requests() -> None:
     endpoint = rpc(b'{"error":{"code":-32029,"message":"too many requests"}}')
-    with pytest.raises(Unavailable, match="too many requests"):
+    with pytest.raises(Unavailable, match="too many requests") as caught:
         endpoint.ask(Call("a"), Call("b"))
-    assert endpoint.takes_batches
+    assert caught.value.retry_after_s > 0
 
 
 def test_a_body_of_413_or_one_that_speaks_of_the_range_is_a_matter_of_size() -> None:
